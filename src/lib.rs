@@ -1,0 +1,28 @@
+//! espalier pretrains language models on many nodes. Read `train/step.rs`, then `model/block.rs`, then one op.
+//!
+//! Letters in formulas and shape comments: B batch, T tokens of a sequence, N = B·T, C model dim, H heads,
+//! K kv heads, D head dim, F ffn dim, V vocab, L layers, R tp size, P dp size. Matrices are row-major, a weight
+//! is (out, in).
+//!
+//! A module may use only modules of its own layer or below (`tests/layers.rs`):
+//! `cmd` > `train` > `run` `hf` > `checkpoint` `data` `optim` > `model` > `params` > `ops` > `tape` > `comm` >
+//! `tensor` `device` > `config` `rng` `error`.
+
+pub mod checkpoint;
+pub mod cmd;
+pub mod comm;
+pub mod config;
+pub mod data;
+pub mod device;
+pub mod error;
+pub mod hf;
+pub mod model;
+pub mod ops;
+pub mod optim;
+pub mod params;
+pub mod rng;
+pub mod tape;
+pub mod tensor;
+pub mod train;
+
+pub use error::{Error, Result};
