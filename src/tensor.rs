@@ -1,1 +1,90 @@
-//! (tensor)
+//! A matrix (rows, cols), contiguous, row-major, of f32, bf16 or f64. No type parameters: an op asks for the type
+//! it expects. A clone shares the values; only an unshared tensor can be written.
+
+use crate::device::arena::{Buffer, Category};
+use crate::device::{DType, Device, Elem};
+use std::sync::Arc;
+
+#[derive(Clone)]
+pub struct Tensor {
+    rows: usize,
+    cols: usize,
+    dtype: DType,
+    buffer: Arc<Buffer>,
+}
+
+impl Tensor {
+    /// Arbitrary content.
+    pub fn empty(dev: &Device, rows: usize, cols: usize, dtype: DType, category: Category) -> Tensor {
+        let buffer = Arc::new(dev.arena().take(rows * cols * dtype.bytes(), category));
+        Tensor { rows, cols, dtype, buffer }
+    }
+    pub fn zeros(dev: &Device, rows: usize, cols: usize, dtype: DType, category: Category) -> Tensor {
+        let mut t = Tensor::empty(dev, rows, cols, dtype, category);
+        if !dev.is_meta() {
+            t.bytes_mut().fill(0);
+        }
+        t
+    }
+    /// Copies values in, for inputs and tests.
+    pub fn from_slice<T: Elem>(
+        dev: &Device,
+        rows: usize,
+        cols: usize,
+        values: &[T],
+        category: Category,
+    ) -> Tensor {
+        assert_eq!(rows * cols, values.len(), "values of a ({rows}, {cols}) tensor");
+        let mut t = Tensor::empty(dev, rows, cols, T::DTYPE, category);
+        t.data_mut::<T>().copy_from_slice(values);
+        t
+    }
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+    pub fn len(&self) -> usize {
+        self.rows * self.cols
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+    pub fn bytes(&self) -> &[u8] {
+        self.buffer.bytes()
+    }
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        Arc::get_mut(&mut self.buffer).expect("a tensor that is written is not shared").bytes_mut()
+    }
+    /// Panics if the values are not of type T.
+    pub fn data<T: Elem>(&self) -> &[T] {
+        assert_eq!(self.dtype, T::DTYPE, "dtype of a ({}, {}) tensor", self.rows, self.cols);
+        bytemuck::cast_slice(self.bytes())
+    }
+    /// Panics if the values are not of type T or the tensor is shared.
+    pub fn data_mut<T: Elem>(&mut self) -> &mut [T] {
+        assert_eq!(self.dtype, T::DTYPE, "dtype of a ({}, {}) tensor", self.rows, self.cols);
+        bytemuck::cast_slice_mut(self.bytes_mut())
+    }
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.buffer) > 1
+    }
+    /// The values as f64, for tests and reports.
+    pub fn to_f64(&self) -> Vec<f64> {
+        match self.dtype {
+            DType::F64 => self.data::<f64>().to_vec(),
+            DType::F32 => self.data::<f32>().iter().map(|&x| x as f64).collect(),
+            DType::Bf16 => self.data::<half::bf16>().iter().map(|&x| x.load() as f64).collect(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "Tensor({}, {}, {})", self.rows, self.cols, self.dtype)
+    }
+}

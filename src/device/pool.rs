@@ -184,7 +184,9 @@ mod tests {
         for round in 0..3000 {
             let tasks = round % 17;
             let seen: Vec<_> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
-            pool.run(tasks, |i| drop(seen[i].fetch_add(1, Relaxed)));
+            pool.run(tasks, |i| {
+                seen[i].fetch_add(1, Relaxed);
+            });
             assert!(seen.iter().all(|s| s.load(Relaxed) == 1));
         }
     }
@@ -195,7 +197,9 @@ mod tests {
         let bad = catch_unwind(AssertUnwindSafe(|| pool.run(64, |i| assert!(i != 33))));
         assert!(bad.is_err());
         let sum = AtomicUsize::new(0);
-        pool.run(10, |i| drop(sum.fetch_add(i, Relaxed)));
+        pool.run(10, |i| {
+            sum.fetch_add(i, Relaxed);
+        });
         assert_eq!(sum.into_inner(), 45);
     }
 }

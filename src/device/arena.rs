@@ -1,0 +1,236 @@
+//! Memory of one rank: buffers by size class, reused and never returned before the rank ends, counted by category.
+//!
+//! A step asks for the same sizes in the same order every time, so from the second step on every request is met
+//! from the free lists and the operating system is not asked again (`fresh_bytes` stands still). The Meta device
+//! uses the same book-keeping without memory, which is how the planner knows what a run will need.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex};
+
+/// What a buffer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Category {
+    Weights,
+    Grads,
+    Optimizer,
+    Activations,
+    Logits,
+    Comm,
+    Workspace,
+}
+
+impl Category {
+    pub const ALL: [Category; 7] = [
+        Category::Weights,
+        Category::Grads,
+        Category::Optimizer,
+        Category::Activations,
+        Category::Logits,
+        Category::Comm,
+        Category::Workspace,
+    ];
+    pub const fn name(self) -> &'static str {
+        match self {
+            Category::Weights => "weights",
+            Category::Grads => "grads",
+            Category::Optimizer => "optimizer",
+            Category::Activations => "activations",
+            Category::Logits => "logits",
+            Category::Comm => "comm",
+            Category::Workspace => "workspace",
+        }
+    }
+}
+
+impl fmt::Display for Category {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Bytes in use by category, and how they peaked.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+pub struct MemoryUse {
+    /// Now in use, in the order of `Category::ALL`.
+    pub live: [usize; 7],
+    /// The most each category ever used.
+    pub peak: [usize; 7],
+    /// The most all of them together used.
+    pub peak_total: usize,
+    /// What was ever asked of the operating system: in use or waiting in a free list.
+    pub fresh_bytes: usize,
+}
+
+/// From this size on, a buffer is mapped on its own, in huge pages where the system allows.
+const MAP_FROM: usize = 1 << 20;
+const ALIGN: usize = 64;
+
+struct State {
+    free: HashMap<usize, Vec<NonNull<u8>>>,
+    used: MemoryUse,
+}
+// SAFETY: the free list owns its pointers; nothing else refers to them.
+unsafe impl Send for State {}
+
+pub struct Arena {
+    /// false on the Meta device: sizes are counted, nothing is allocated.
+    backed: bool,
+    state: Mutex<State>,
+}
+
+impl Arena {
+    pub fn new(backed: bool) -> Arc<Arena> {
+        let state = State { free: HashMap::new(), used: MemoryUse::default() };
+        Arc::new(Arena { backed, state: Mutex::new(state) })
+    }
+
+    /// A buffer with arbitrary content (zeros if it is fresh).
+    pub fn take(self: &Arc<Self>, bytes: usize, category: Category) -> Buffer {
+        let class = bytes.next_multiple_of(if bytes < MAP_FROM { ALIGN } else { 4096 }).max(ALIGN);
+        let mut s = self.state.lock().expect("no panic under the lock");
+        let ptr = match s.free.get_mut(&class).and_then(Vec::pop) {
+            Some(ptr) => ptr,
+            None => {
+                s.used.fresh_bytes += class;
+                if self.backed { allocate(class) } else { NonNull::dangling() }
+            }
+        };
+        let i = category as usize;
+        s.used.live[i] += class;
+        s.used.peak[i] = s.used.peak[i].max(s.used.live[i]);
+        s.used.peak_total = s.used.peak_total.max(s.used.live.iter().sum());
+        Buffer { ptr, bytes, class, category, arena: self.clone() }
+    }
+
+    pub fn used(&self) -> MemoryUse {
+        self.state.lock().expect("no panic under the lock").used.clone()
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().expect("no panic under the lock");
+        if self.backed {
+            for (class, list) in state.free.drain() {
+                list.into_iter().for_each(|ptr| release(ptr, class));
+            }
+        }
+    }
+}
+
+fn allocate(class: usize) -> NonNull<u8> {
+    let ptr = if class >= MAP_FROM {
+        // SAFETY: an anonymous private mapping has no preconditions.
+        let ptr = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                class,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        assert!(
+            ptr != libc::MAP_FAILED,
+            "out of memory: {class} bytes; `train --dry-run` prints what a run needs"
+        );
+        #[cfg(target_os = "linux")]
+        // SAFETY: the range was mapped just now; the advice may be ignored.
+        unsafe {
+            libc::madvise(ptr, class, libc::MADV_HUGEPAGE);
+        }
+        ptr.cast()
+    } else {
+        // SAFETY: the layout has a size above zero.
+        unsafe { std::alloc::alloc_zeroed(layout(class)) }
+    };
+    NonNull::new(ptr).expect("out of memory")
+}
+
+fn release(ptr: NonNull<u8>, class: usize) {
+    // SAFETY: `allocate` made it with the same class, and nobody refers to it any more.
+    unsafe {
+        if class >= MAP_FROM {
+            libc::munmap(ptr.as_ptr().cast(), class);
+        } else {
+            std::alloc::dealloc(ptr.as_ptr(), layout(class));
+        }
+    }
+}
+
+fn layout(class: usize) -> std::alloc::Layout {
+    std::alloc::Layout::from_size_align(class, ALIGN).expect("a valid size")
+}
+
+/// A piece of arena memory; goes back to its free list when dropped.
+pub struct Buffer {
+    ptr: NonNull<u8>,
+    bytes: usize,
+    class: usize,
+    category: Category,
+    arena: Arc<Arena>,
+}
+// SAFETY: a buffer owns its memory; shared access is read-only.
+unsafe impl Send for Buffer {}
+// SAFETY: as above.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// Panics on the Meta device, which has no bytes: an op ran where it should only have been counted.
+    pub fn bytes(&self) -> &[u8] {
+        assert!(self.arena.backed, "the Meta device has no values");
+        // SAFETY: `ptr` is valid for `bytes` initialised bytes (fresh memory is zeroed).
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.bytes) }
+    }
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        assert!(self.arena.backed, "the Meta device has no values");
+        // SAFETY: as above, and `&mut self` is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.bytes) }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut s = self.arena.state.lock().expect("no panic under the lock");
+        s.used.live[self.category as usize] -= self.class;
+        s.free.entry(self.class).or_default().push(self.ptr);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_round_of_the_same_requests_allocates_nothing() {
+        let arena = Arena::new(true);
+        let round = || {
+            let mut held: Vec<_> = [100, 5000, 3 << 20].map(|n| arena.take(n, Category::Activations)).into();
+            held.iter_mut().for_each(|b| b.bytes_mut().fill(7));
+            held.push(arena.take(100, Category::Workspace));
+        };
+        round();
+        let first = arena.used();
+        round();
+        let second = arena.used();
+        assert_eq!(first, second);
+        assert_eq!(second.live, [0; 7]);
+        assert_eq!(second.peak_total, second.fresh_bytes);
+    }
+
+    #[test]
+    fn meta_counts_what_cpu_counts() {
+        let [cpu, meta] = [true, false].map(|backed| {
+            let arena = Arena::new(backed);
+            let a = arena.take(77, Category::Weights);
+            drop(arena.take(2 << 20, Category::Logits));
+            let _b = arena.take(77, Category::Logits);
+            drop(a);
+            arena.used()
+        });
+        assert_eq!(cpu, meta);
+    }
+}
