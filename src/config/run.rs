@@ -1,0 +1,237 @@
+//! The validated run: every default filled in, every reference resolved. Plain data; `read` makes it from text,
+//! `write` turns it back, `check` holds the rules that need the number of ranks.
+
+use super::model::ModelConfig;
+use super::schedule::Schedule;
+use std::path::PathBuf;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunConfig {
+    /// Version of the run file's dialect; 1.
+    pub schema: u32,
+    pub eval: Option<EvalConfig>,
+    pub checkpoint: CheckpointConfig,
+    pub run: RunSection,
+    pub model: ModelConfig,
+    /// Corpora by name, in the order of the file.
+    pub data: Vec<(String, DataConfig)>,
+    pub parallel: ParallelConfig,
+    pub optim: OptimConfig,
+    /// At least one.
+    pub phases: Vec<PhaseConfig>,
+    /// The file this came from, for messages.
+    pub source_file: String,
+}
+
+/// How often something happens: "500 steps" or "20 min".
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Every {
+    Steps(u64),
+    Minutes(f64),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvalConfig {
+    pub on: Vec<EvalTarget>,
+    pub every: Every,
+    /// Tokens scored per target.
+    pub tokens: u64,
+}
+
+/// "web:heldout" is the held-out part of corpus web, "web" all of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvalTarget {
+    pub corpus: String,
+    pub heldout: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct CheckpointConfig {
+    pub every: Every,
+    pub keep_last: usize,
+    /// Checkpoints on this cadence are never pruned.
+    pub keep_every: Option<Every>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunSection {
+    pub dir: PathBuf,
+    pub seed: u64,
+    pub device: DeviceChoice,
+    pub dtype: Precision,
+    pub init: Init,
+    pub seq_len: usize,
+    /// Sequences per update, whatever the topology.
+    pub global_batch: usize,
+    pub attention: Attention,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    Auto,
+    Cpu,
+    Cuda,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    F32,
+    Bf16,
+}
+
+/// Where the weights of the first step come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Init {
+    Random,
+    /// A run directory or checkpoint directory; without a step its newest valid checkpoint.
+    Checkpoint {
+        path: PathBuf,
+        step: Option<u64>,
+    },
+    /// A Hugging Face directory.
+    HuggingFace(PathBuf),
+}
+
+/// What a token may attend to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attention {
+    /// Only its own document within the sequence.
+    Document,
+    /// The whole sequence.
+    Full,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct DataConfig {
+    /// Prefix of .bin or .bin.zst, .idx, .json.
+    pub path: PathBuf,
+    pub order: Order,
+    /// Share of the documents kept out of training.
+    pub holdout: f64,
+    /// Passes after which drawing from this corpus is an error.
+    pub max_epochs: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    Stream,
+    Megatron,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParallelConfig {
+    pub tp: usize,
+    /// ZeRO stage, 0 to 3.
+    pub zero: u8,
+    pub shard: Shard,
+    pub sequence_parallel: bool,
+    /// Sequences per rank and micro-step; `None` leaves the choice to the trainer.
+    pub micro_batch: Option<usize>,
+    pub accumulate: Accumulate,
+    pub recompute: Recompute,
+}
+
+/// The ranks over which state is sharded; the rest of dp replicates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shard {
+    All,
+    Node,
+    Ranks(usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accumulate {
+    Local,
+    Sharded,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recompute {
+    /// All activations the backward reads stay.
+    Keep,
+    /// What costs little is computed again: norms, activations, rotations.
+    Cheap,
+    /// Only the input of each block stays.
+    Full,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct OptimConfig {
+    pub kind: OptimKind,
+    /// Largest global gradient norm; `None` = no clipping.
+    pub clip: Option<f64>,
+    pub groups: Vec<Group>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum OptimKind {
+    AdamW { betas: [f64; 2], eps: f64, weight_decay: f64, moments: Precision },
+    Sgd { weight_decay: f64 },
+}
+
+/// Settings for the parameters whose name matches one of the patterns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    pub patterns: Vec<String>,
+    pub weight_decay: Option<f64>,
+    pub lr_scale: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct PhaseConfig {
+    pub name: String,
+    /// ceil(tokens / (seq_len · global_batch)).
+    pub steps: u64,
+    pub tokens: u64,
+    /// Corpus and share of the tokens, in the order of the file; the shares add up to 1.
+    pub mix: Vec<(String, f64)>,
+    /// With `schedule = keep` this is the schedule of the phase that started it, stretched over all that keep it.
+    pub lr: Schedule,
+    /// Schedule clock at the first step of this phase: 0 unless the schedule is kept.
+    pub lr_first: u64,
+    /// The rate "current" stands for in the first segment.
+    pub lr_start: f64,
+    pub optimizer: OptimState,
+    pub schedule: ScheduleClock,
+    pub cursor: Cursor,
+    pub seq_len: usize,
+    pub global_batch: usize,
+    pub attention: Attention,
+    pub eval: Option<EvalConfig>,
+}
+
+/// What happens to the optimizer's state at the start of a phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptimState {
+    Keep,
+    Reset,
+    /// First moments start at zero, second moments stay.
+    KeepV,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScheduleClock {
+    New,
+    Keep,
+}
+
+/// Whether a phase reads on where the one before stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cursor {
+    Keep,
+    New,
+}
+
+/// Ranks = dp · tp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Topology {
+    pub dp: usize,
+    pub tp: usize,
+}
+
+impl PhaseConfig {
+    /// Learning rate of the update with index `step` (0-based) of this phase.
+    pub fn lr_at(&self, step: u64) -> f64 {
+        self.lr.at(self.lr_first + step, self.lr_start)
+    }
+}
