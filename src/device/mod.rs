@@ -1,8 +1,10 @@
 //! Where tensors live and ops run: `Cpu` computes, `Meta` only counts (the planner's device).
 
 pub mod arena;
+pub mod attention;
 pub mod num;
 pub mod pool;
+pub mod shared;
 pub mod simd;
 
 use arena::Arena;
@@ -11,6 +13,7 @@ use std::sync::Arc;
 pub use arena::Category;
 pub use num::{DType, Elem, Real};
 pub use pool::Pool;
+pub use shared::Shared;
 pub use simd::simd;
 
 /// One rank's device. A clone is the same device.
