@@ -1,5 +1,6 @@
 //! Where tensors live and ops run.
 
+pub mod gemm;
 pub mod num;
 pub mod pool;
 pub mod simd;
