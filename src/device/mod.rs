@@ -2,6 +2,7 @@
 
 pub mod arena;
 pub mod attention;
+pub mod gemm;
 pub mod num;
 pub mod pool;
 pub mod shared;

@@ -1,0 +1,79 @@
+//! Register kernels: a tile of a·b from packed panels, up to (MR, NR), held in registers while k runs.
+
+use crate::device::{Elem, Real, simd};
+
+/// A tile shape and how to compute it. Packed a holds MR values for each k, packed b `width` values for each k.
+pub(super) trait Kernel<R: Real>: 'static {
+    const MR: usize;
+    const NR: usize;
+    /// The width of a panel is a multiple of this and at most NR; a multiple of 8.
+    const LANES: usize;
+
+    /// Runs f compiled for this kernel's instruction set.
+    fn enter<T>(f: impl FnOnce() -> T) -> T;
+
+    /// tile[i·NR + j] = Σ_k a[k·MR + i] · b[k·width + j] for i < rows, j < width; the rest of tile may change.
+    ///
+    /// # Safety
+    /// The machine has the instruction set; 1 ≤ rows ≤ MR; a holds depth·MR values, b depth·width, tile MR·NR.
+    unsafe fn tile(depth: usize, a: *const R, b: *const R, rows: usize, width: usize, tile: *mut R);
+
+    /// dst[k·width + i] = src[i·pitch + k] for k < 8 and i < 8, with zeros for i ≥ lines.
+    ///
+    /// # Safety
+    /// The machine has the instruction set; `lines` lines of src have 8 values, and 8 values at each dst[k·width]
+    /// may be written.
+    #[inline(always)]
+    unsafe fn transpose<T: Elem<Acc = R>>(
+        src: *const T,
+        pitch: usize,
+        lines: usize,
+        dst: *mut R,
+        width: usize,
+    ) {
+        for k in 0..8 {
+            for i in 0..8 {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    *dst.add(k * width + i) =
+                        if i < lines { (*src.add(i * pitch + k)).load() } else { R::ZERO }
+                };
+            }
+        }
+    }
+}
+
+/// Plain Rust for any number type, vectorised by the compiler.
+pub(super) struct Portable;
+
+const ROWS: usize = 4;
+const COLS: usize = 16;
+
+impl<R: Real> Kernel<R> for Portable {
+    const MR: usize = ROWS;
+    const NR: usize = COLS;
+    const LANES: usize = COLS;
+
+    #[inline(always)]
+    fn enter<T>(f: impl FnOnce() -> T) -> T {
+        simd(f)
+    }
+
+    #[inline(always)]
+    unsafe fn tile(depth: usize, a: *const R, b: *const R, _rows: usize, _width: usize, tile: *mut R) {
+        // SAFETY: the caller's promise; LANES = NR, so width is NR.
+        let (a, b) = unsafe {
+            (std::slice::from_raw_parts(a, depth * ROWS), std::slice::from_raw_parts(b, depth * COLS))
+        };
+        let mut sums = [[R::ZERO; COLS]; ROWS];
+        for (a, b) in a.chunks_exact(ROWS).zip(b.chunks_exact(COLS)) {
+            for (sums, &x) in sums.iter_mut().zip(a) {
+                for (sum, &y) in sums.iter_mut().zip(b) {
+                    *sum = x.mul_add(y, *sum);
+                }
+            }
+        }
+        // SAFETY: tile holds MR·NR values.
+        unsafe { tile.cast::<[[R; COLS]; ROWS]>().write_unaligned(sums) };
+    }
+}

@@ -1,0 +1,92 @@
+//! What happens to a finished tile: added to the sums of earlier blocks of K, through the epilogue, into c.
+
+use super::Out;
+use crate::device::Elem;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Step {
+    /// The first of several blocks of K: sums = tile
+    Begin,
+    /// sums += tile
+    More,
+    /// c = epilogue(sums + tile), or c +=
+    Last,
+    /// c = epilogue(tile), or c +=
+    Only,
+}
+
+/// Where the tiles of a block go. Pointers are to the block's first element.
+pub(super) struct Target<'a, C: Elem, E> {
+    pub(super) c: *mut C,
+    pub(super) c_pitch: usize,
+    /// Sums over the blocks of K so far; c itself if it can hold them.
+    pub(super) sums: *mut C::Acc,
+    pub(super) sums_pitch: usize,
+    pub(super) step: Step,
+    pub(super) out: Out,
+    pub(super) epilogue: Option<&'a E>,
+    /// The block's first row and column within c.
+    pub(super) row: usize,
+    pub(super) col: usize,
+}
+
+impl<C: Elem, E: Fn(usize, usize, &mut [C::Acc])> Target<'_, C, E> {
+    /// Stores the tile (rows, cols) with this pitch at (row, col) of the block.
+    ///
+    /// # Safety
+    /// The place lies within c and the sums, and nobody else touches it.
+    #[inline(always)]
+    pub(super) unsafe fn take(
+        &self,
+        tile: &mut [C::Acc],
+        pitch: usize,
+        row: usize,
+        rows: usize,
+        col: usize,
+        cols: usize,
+    ) {
+        for i in 0..rows {
+            let x = &mut tile[i * pitch..i * pitch + cols];
+            let sums = self.sums.wrapping_add((row + i) * self.sums_pitch + col);
+            // SAFETY: the caller's promise. Where sums is c, it is read before c is written.
+            unsafe {
+                match self.step {
+                    Step::Begin => sums.copy_from_nonoverlapping(x.as_ptr(), cols),
+                    Step::More => (0..cols).for_each(|j| *sums.add(j) += x[j]),
+                    Step::Last => (0..cols).for_each(|j| x[j] = *sums.add(j) + x[j]),
+                    Step::Only => {}
+                }
+            }
+            if matches!(self.step, Step::Begin | Step::More) {
+                continue;
+            }
+            if let Some(epilogue) = self.epilogue {
+                epilogue(self.row + row + i, self.col + col, x);
+            }
+            let c = self.c.wrapping_add((row + i) * self.c_pitch + col);
+            // SAFETY: the caller's promise.
+            unsafe {
+                match self.out {
+                    Out::Store => (0..cols).for_each(|j| *c.add(j) = C::store(x[j])),
+                    Out::Add => (0..cols).for_each(|j| *c.add(j) = C::store((*c.add(j)).load() + x[j])),
+                }
+            }
+        }
+    }
+
+    /// Asks for the lines that `take` will read, so that they arrive while the tile is computed.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, row: usize, rows: usize, col: usize) {
+        #[cfg(target_arch = "x86_64")]
+        for i in row..row + rows {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let c: *const i8 = self.c.wrapping_add(i * self.c_pitch + col).cast();
+            for line in 0..3 {
+                // SAFETY: a prefetch has no effect but on speed, at any address.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(64 * line)) };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (row, rows, col);
+    }
+}
