@@ -3,7 +3,20 @@
 //! Block, pre-norm: x + attn(norm1(x)), then x + mlp(norm2(x)), and one `norm` before the head. Post-norm (BERT):
 //! norm1(x + attn(x)), then norm2(x + mlp(x)), and no norm before the head.
 
+use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+
+/// Largest sizes accepted: beyond any model, and small enough that counts fit in 64 bits.
+pub(super) mod limit {
+    pub const LAYERS: usize = 10_000;
+    pub const DIM: usize = 1 << 20;
+    pub const HEADS: usize = 1 << 14;
+    pub const HEAD_DIM: usize = 1 << 12;
+    pub const FFN_DIM: usize = 1 << 22;
+    pub const VOCAB: usize = 1 << 28;
+    pub const POSITIONS: usize = 1 << 28;
+    pub const TOKEN_TYPES: usize = 1 << 16;
+}
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
@@ -140,5 +153,121 @@ impl ModelConfig {
         let mlm = if self.head == Head::Mlm { c * c + bias(self.mlp_bias, c) + norm(c) } else { 0 };
         let decoder = if self.tied { 0 } else { v * c } + bias(self.head_bias, v);
         embed + n(self.layers) * block + last_norm + mlm + decoder
+    }
+
+    /// Whether such a network can be built; `file` is where the numbers came from, for the message.
+    pub fn validate(&self, file: &str) -> Result<()> {
+        match self.problem() {
+            Some((key, problem, remedy)) => Err(Error::config(file, format!("model.{key}"), problem, remedy)),
+            None => Ok(()),
+        }
+    }
+
+    /// The first thing wrong: key, problem, remedy.
+    pub(super) fn problem(&self) -> Option<(&'static str, String, String)> {
+        let sizes = [
+            ("layers", self.layers, limit::LAYERS),
+            ("dim", self.dim, limit::DIM),
+            ("heads", self.heads, limit::HEADS),
+            ("kv_heads", self.kv_heads, limit::HEADS),
+            ("head_dim", self.head_dim, limit::HEAD_DIM),
+            ("ffn_dim", self.ffn_dim, limit::FFN_DIM),
+            ("vocab", self.vocab, limit::VOCAB),
+            ("max_positions", self.max_positions, limit::POSITIONS),
+        ];
+        if let Some((key, n, max)) = sizes.into_iter().find(|(_, n, max)| !(1..=*max).contains(n)) {
+            return Some((
+                key,
+                format!("{n} is out of range"),
+                format!("give a whole number from 1 to {max}"),
+            ));
+        }
+        if self.token_types > limit::TOKEN_TYPES {
+            let problem = format!("{} is out of range", self.token_types);
+            return Some(("token_types", problem, format!("give at most {}", limit::TOKEN_TYPES)));
+        }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            let works = listed(&divisors(self.heads));
+            let problem = format!("{} kv heads do not divide {} heads", self.kv_heads, self.heads);
+            return Some(("kv_heads", problem, format!("give one of {works}")));
+        }
+        if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
+            let problem = format!("{:?} is out of range", self.norm_eps);
+            return Some(("norm_eps", problem, "give a number > 0 and < 1".into()));
+        }
+        if !(self.init_std > 0.0 && self.init_std <= 1.0) {
+            let problem = format!("{:?} is out of range", self.init_std);
+            return Some(("init_std", problem, "give a number > 0 and at most 1".into()));
+        }
+        if self.norm == Norm::Rms && self.norm_bias {
+            let problem = "an RMS norm has no bias".into();
+            return Some(("norm_bias", problem, "set it to false or set norm = \"layer\"".into()));
+        }
+        match self.head {
+            Head::Lm if !self.causal => {
+                let problem = "without a causal mask the lm head sees the token it predicts".into();
+                return Some(("head", problem, "set head = \"mlm\" or causal = true".into()));
+            }
+            Head::Mlm if self.causal => {
+                let problem = "the mlm head needs both directions".into();
+                return Some(("head", problem, "set causal = false or head = \"lm\"".into()));
+            }
+            _ => {}
+        }
+        self.position_problem()
+    }
+
+    fn position_problem(&self) -> Option<(&'static str, String, String)> {
+        match self.positions {
+            Positions::Learned { max } if max != self.max_positions => Some((
+                "max_positions",
+                format!("{} differs from the table's {max} rows", self.max_positions),
+                "make them equal".into(),
+            )),
+            Positions::Rope { .. } if !self.head_dim.is_multiple_of(2) => Some((
+                "head_dim",
+                format!("rope rotates pairs, and head_dim is odd: {}", self.head_dim),
+                "make head_dim even".into(),
+            )),
+            Positions::Rope { theta, .. } if !(theta.is_finite() && theta > 1.0) => {
+                Some(("rope.theta", format!("{theta:?} is out of range"), "give a number > 1".into()))
+            }
+            Positions::Rope { scaling: Some(s), .. } => s.problem(),
+            _ => None,
+        }
+    }
+}
+
+impl RopeScaling {
+    fn problem(&self) -> Option<(&'static str, String, String)> {
+        let fine = |x: f64, least: f64| x.is_finite() && x >= least;
+        if !fine(self.factor, 1.0) || self.original_max == 0 {
+            let problem = "factor must be at least 1 and original_max at least 1".into();
+            return Some(("rope.scaling", problem, "use those of the published model".into()));
+        }
+        if !(fine(self.low_freq, f64::MIN_POSITIVE) && fine(self.high_freq, self.low_freq))
+            || self.high_freq == self.low_freq
+        {
+            let problem = format!("low_freq {:?} is not below high_freq {:?}", self.low_freq, self.high_freq);
+            return Some(("rope.scaling", problem, "usual are 1.0 and 4.0".into()));
+        }
+        None
+    }
+}
+
+/// The numbers that divide `n`, smallest first.
+pub(super) fn divisors(n: usize) -> Vec<usize> {
+    let mut low: Vec<usize> = (1..=n.isqrt()).filter(|d| n.is_multiple_of(*d)).collect();
+    let high: Vec<usize> = low.iter().rev().map(|d| n / d).filter(|d| d * d > n).collect();
+    low.extend(high);
+    low
+}
+
+/// "1, 2, 4", shortened in the middle.
+pub(super) fn listed(numbers: &[usize]) -> String {
+    let text = |n: &[usize]| n.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+    match numbers.len() {
+        0..=16 => text(numbers),
+        n => format!("{}, .., {}", text(&numbers[..12]), text(&numbers[n - 2..])),
     }
 }

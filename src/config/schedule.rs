@@ -46,8 +46,8 @@ pub enum Length {
     Rest,
 }
 
-/// Segments laid out over a number of updates.
-#[derive(Clone, Debug, PartialEq)]
+/// Segments laid out over a number of updates; the default has none and covers none.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Schedule {
     segments: Vec<Segment>,
     /// First update after each segment; the last is the number of updates.
@@ -109,6 +109,19 @@ impl Schedule {
         current
     }
 
+    /// The first `exp` segment that would start or end at 0, where the formula has no value, and where it starts.
+    pub(super) fn exp_from_zero(&self, start: f64) -> Option<(usize, f64)> {
+        let mut current = start;
+        for (i, s) in self.segments.iter().enumerate() {
+            let from = s.from.unwrap_or(current);
+            current = s.end(current);
+            if s.kind == Kind::Exp && (from <= 0.0 || current <= 0.0) {
+                return Some((i, from));
+            }
+        }
+        None
+    }
+
     /// Value of the last update.
     pub fn end(&self, start: f64) -> f64 {
         self.segments.iter().fold(start, |current, s| s.end(current))
@@ -135,5 +148,112 @@ impl Segment {
             }
             Kind::Exp => a * libm::pow(z / a, r),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seg(kind: Kind, from: Option<f64>, to: f64, length: Length) -> Segment {
+        Segment { kind, from, to: Some(to), length }
+    }
+
+    fn close(a: f64, b: f64) {
+        assert!((a - b).abs() <= 1e-15 * b.abs().max(1e-3), "{a:e} is not {b:e}");
+    }
+
+    #[test]
+    fn warm_up_and_cosine_give_the_values_worked_out_by_hand() {
+        // Gupta et al.: eta_max t / T_w up to T_w, then eta_min + (eta_max - eta_min)(1 + cos pi (t - T_w)/(T - T_w))/2.
+        let s = Schedule::resolve(
+            vec![
+                seg(Kind::Linear, None, 3e-4, Length::Frac(0.04)),
+                seg(Kind::Cosine, None, 3e-5, Length::Rest),
+            ],
+            100,
+        )
+        .unwrap();
+        let half = 0.5 * (3e-4 - 3e-5);
+        let table = [
+            (0, 0.75e-4),
+            (1, 1.5e-4),
+            (3, 3e-4),
+            (19, 3e-5 + half * (1.0 + 3f64.sqrt() / 2.0)), // t = 20, cos(pi/6)
+            (27, 3e-5 + half * (1.0 + 0.5f64.sqrt())),     // t = 28, cos(pi/4)
+            (35, 3e-5 + half * 1.5),                       // t = 36, cos(pi/3)
+            (51, 3e-5 + half),                             // t = 52, cos(pi/2)
+            (99, 3e-5),
+            (1000, 3e-5),
+        ];
+        for (step, want) in table {
+            close(s.at(step, 0.0), want);
+        }
+        assert_eq!((s.steps(), s.end(0.0)), (100, 3e-5));
+    }
+
+    #[test]
+    fn every_kind_has_its_value_at_a_quarter_and_ends_exactly() {
+        // From 4 to 1 at r = 1/4. h(1/4) = 1/sqrt(2) - 1, h(1) = 1/sqrt(5) - 1.
+        let inv = 4.0 - 3.0 * (0.5f64.sqrt() - 1.0) / (0.2f64.sqrt() - 1.0);
+        let table = [
+            (Kind::Const, 1.0),
+            (Kind::Linear, 3.25),
+            (Kind::Cosine, 1.0 + 1.5 * (1.0 + 0.5f64.sqrt())),
+            (Kind::OneMinusSqrt, 2.5),
+            (Kind::InvSqrt, inv),
+            (Kind::Exp, 4.0 / 2f64.sqrt()),
+        ];
+        for (kind, quarter) in table {
+            let s = Schedule::resolve(vec![seg(kind, None, 1.0, Length::Rest)], 4).unwrap();
+            close(s.at(0, 4.0), quarter);
+            assert_eq!(s.at(3, 4.0), 1.0, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_segment_starts_from_current_unless_it_says_otherwise() {
+        let s = Schedule::resolve(
+            vec![
+                seg(Kind::Linear, None, 2.0, Length::Steps(2)),
+                Segment { kind: Kind::Const, from: None, to: None, length: Length::Steps(3) },
+                seg(Kind::Linear, Some(10.0), 0.0, Length::Rest),
+            ],
+            10,
+        )
+        .unwrap();
+        let values: Vec<f64> = (0..10).map(|i| s.at(i, 1.0)).collect();
+        assert_eq!(values, [1.5, 2.0, 2.0, 2.0, 2.0, 8.0, 6.0, 4.0, 2.0, 0.0]);
+    }
+
+    #[test]
+    fn shares_that_add_up_to_one_end_at_the_last_step() {
+        for steps in (1..400).chain([99_991, 1 << 40]) {
+            for shares in [vec![0.1; 10], vec![0.02, 0.98], vec![1.0 / 3.0; 3], vec![0.7, 0.2, 0.1]] {
+                let segments =
+                    shares.iter().map(|&f| seg(Kind::Const, None, f, Length::Frac(f))).collect::<Vec<_>>();
+                let s = Schedule::resolve(segments, steps).unwrap();
+                assert_eq!(s.steps(), steps);
+            }
+        }
+        // Too short for one update: skipped, and still handed on.
+        let short = vec![
+            seg(Kind::Linear, None, 5.0, Length::Frac(0.02)),
+            seg(Kind::Linear, None, 1.0, Length::Rest),
+        ];
+        assert_eq!(Schedule::resolve(short, 4).unwrap().at(0, 0.0), 4.0);
+    }
+
+    #[test]
+    fn gaps_overruns_and_an_open_middle_are_refused() {
+        let case = |lengths: &[Length]| {
+            let segments = lengths.iter().map(|&l| seg(Kind::Const, None, 1.0, l)).collect();
+            Schedule::resolve(segments, 100).map_err(|(i, _)| i)
+        };
+        assert_eq!(case(&[Length::Steps(60), Length::Steps(41)]), Err(1));
+        assert_eq!(case(&[Length::Steps(60), Length::Frac(0.3)]), Err(1));
+        assert_eq!(case(&[Length::Rest, Length::Steps(1)]), Err(0));
+        assert_eq!(case(&[Length::Steps(101), Length::Rest]), Err(0));
+        assert_eq!(case(&[]), Err(0));
     }
 }

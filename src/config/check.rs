@@ -1,0 +1,133 @@
+//! What the parts of a run must agree on: with the model at load, with the number of ranks at start, with the
+//! earlier attempt at resume.
+
+use super::glob;
+use super::model::{divisors, listed};
+use super::run::*;
+use crate::{Error, Result};
+
+type Problem = Option<(&'static str, String, String)>;
+
+impl RunConfig {
+    /// tp against the widths, micro_batch against the batches: what holds for any number of ranks.
+    pub(super) fn parallel_problem(&self) -> Problem {
+        let (tp, m) = (self.parallel.tp, &self.model);
+        let widths = [("heads", m.heads), ("kv_heads", m.kv_heads), ("ffn_dim", m.ffn_dim)];
+        if let Some((name, width)) = widths.into_iter().find(|(_, w)| !w.is_multiple_of(tp)) {
+            let problem = format!("{tp} does not divide model.{name}: {width}");
+            return Some(("parallel.tp", problem, format!("give one of {}", listed(&self.tp_values()))));
+        }
+        let micro = self.parallel.micro_batch?;
+        let phase = self.phases.iter().find(|p| !p.global_batch.is_multiple_of(micro))?;
+        let problem = format!("{micro} does not divide global_batch: {}", phase.global_batch);
+        let works = listed(&divisors(phase.global_batch));
+        Some(("parallel.micro_batch", problem, format!("give one of {works}")))
+    }
+
+    /// The tp sizes this model allows.
+    fn tp_values(&self) -> Vec<usize> {
+        let m = &self.model;
+        let fits = |d: &usize| m.heads.is_multiple_of(*d) && m.ffn_dim.is_multiple_of(*d);
+        divisors(m.kv_heads).into_iter().filter(fits).collect()
+    }
+
+    /// Splits `ranks` into dp · tp, or says which numbers would work.
+    pub fn check_ranks(&self, ranks: usize) -> Result<Topology> {
+        let tp = self.parallel.tp;
+        let refuse = |key: &str, problem: String, remedy: String| {
+            Err(Error::config(&self.source_file, key, problem, remedy))
+        };
+        if ranks == 0 || !ranks.is_multiple_of(tp) {
+            let works: Vec<usize> =
+                self.tp_values().into_iter().filter(|t| ranks > 0 && ranks.is_multiple_of(*t)).collect();
+            let more = ranks.next_multiple_of(tp).max(tp);
+            let remedy = match works.is_empty() {
+                true => format!("start {more} ranks"),
+                false => format!("start {more} ranks, or set tp to one of {}", listed(&works)),
+            };
+            return refuse("parallel.tp", format!("tp = {tp} does not divide {ranks} ranks"), remedy);
+        }
+        let dp = ranks / tp;
+        for phase in &self.phases {
+            let (batch, micro) = (phase.global_batch, self.parallel.micro_batch.unwrap_or(1));
+            let unit = dp * micro;
+            if batch.is_multiple_of(unit) {
+                continue;
+            }
+            let below = batch / unit * unit;
+            let near = if below == 0 { format!("{unit}") } else { format!("{below} or {}", below + unit) };
+            let mut remedy = format!("set global_batch to {near}");
+            if batch.is_multiple_of(dp) {
+                remedy += &format!(", or micro_batch to one of {}", listed(&divisors(batch / dp)));
+            }
+            let problem = format!(
+                "{batch} sequences in phase {:?} do not split into {dp} data-parallel ranks with micro-batches of {micro}",
+                phase.name
+            );
+            return refuse("global_batch", problem, remedy);
+        }
+        Ok(Topology { dp, tp })
+    }
+
+    /// Whether a run started as `old` may go on as this: only parallel, device, eval, checkpoint cadence, run.dir
+    /// and a larger budget of the last phase may differ.
+    pub fn check_resume(&self, old: &RunConfig) -> Result<()> {
+        let (new, old) = (self.lines(), old.lines());
+        let last = format!("phase.{}", self.phases.len().saturating_sub(1));
+        let find = |lines: &[super::write::Line], table: &str, key: &str| {
+            lines.iter().find(|l| l.table == table && l.key == key).map(|l| l.value.clone())
+        };
+        for line in new.iter().chain(&old).filter(|l| l.matters) {
+            let now = find(&new, &line.table, &line.key);
+            let then = find(&old, &line.table, &line.key);
+            let tokens = |v: &Option<String>| v.as_ref().and_then(|v| v.parse::<u64>().ok());
+            let longer = line.table == last && line.key == "tokens" && tokens(&now) >= tokens(&then);
+            if now != then && !longer {
+                let none = || "absent".to_string();
+                let (now, then) = (now.unwrap_or_else(none), then.unwrap_or_else(none));
+                return Err(Error::config(
+                    &self.source_file,
+                    super::keys::join(&line.table, &line.key),
+                    format!("{now} differs from what the run was started with: {then}"),
+                    "change it back, or start a new run.dir with init = \"ckpt:PATH\"",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl OptimConfig {
+    /// Weight decay and learning-rate factor of a parameter: each comes from the last group that matches the name
+    /// and sets it.
+    pub fn for_name(&self, name: &str) -> (f64, f64) {
+        let mut decay = match self.kind {
+            OptimKind::AdamW { weight_decay, .. } | OptimKind::Sgd { weight_decay } => weight_decay,
+        };
+        let mut scale = 1.0;
+        for g in self.groups.iter().filter(|g| g.matches(name)) {
+            decay = g.weight_decay.unwrap_or(decay);
+            scale = g.lr_scale.unwrap_or(scale);
+        }
+        (decay, scale)
+    }
+
+    /// Refuses a group that matches none of the parameters: a mistyped pattern would change nothing, silently.
+    pub fn check_names(&self, names: &[&str], file: &str) -> Result<()> {
+        match self.groups.iter().position(|g| !names.iter().any(|n| g.matches(n))) {
+            None => Ok(()),
+            Some(i) => Err(Error::config(
+                file,
+                format!("optim.group.{i}.match"),
+                format!("no parameter is called like {}", self.groups[i].patterns.join(" or ")),
+                format!("names look like {}", names.first().unwrap_or(&"embed.tokens.weight")),
+            )),
+        }
+    }
+}
+
+impl Group {
+    pub fn matches(&self, name: &str) -> bool {
+        self.patterns.iter().any(|p| glob::matches(p, name))
+    }
+}

@@ -1,0 +1,151 @@
+//! Every key a run file may have, and those that are refused by name because what they ask for is not built yet.
+
+use super::doc::{Doc, Node, Value};
+use crate::{Error, Result};
+
+/// Tables by path; `*` stands for a corpus name or the number of a list entry.
+const TABLES: &[(&str, &[&str])] = &[
+    ("", &["schema", "eval", "checkpoint", "run", "model", "data", "parallel", "optim", "phase"]),
+    ("eval", &["on", "every", "tokens"]),
+    ("checkpoint", &["every", "keep_last", "keep_every"]),
+    ("run", &["dir", "seed", "device", "dtype", "init", "seq_len", "global_batch", "attention"]),
+    (
+        "model",
+        &[
+            "preset",
+            "layers",
+            "dim",
+            "heads",
+            "kv_heads",
+            "head_dim",
+            "ffn_dim",
+            "vocab",
+            "norm",
+            "norm_eps",
+            "norm_place",
+            "positions",
+            "max_positions",
+            "rope",
+            "qk_norm",
+            "activation",
+            "qkv_bias",
+            "out_bias",
+            "mlp_bias",
+            "norm_bias",
+            "head_bias",
+            "tied",
+            "causal",
+            "token_types",
+            "embed_norm",
+            "head",
+            "init_std",
+            "init_scale_residual",
+        ],
+    ),
+    ("model.rope", &["theta", "scaling"]),
+    ("model.rope.scaling", &["factor", "low_freq", "high_freq", "original_max"]),
+    ("data.*", &["path", "order", "holdout", "max_epochs"]),
+    ("parallel", &["tp", "zero", "shard", "sequence_parallel", "micro_batch", "accumulate", "recompute"]),
+    ("optim", &["adamw", "sgd", "clip", "group"]),
+    ("optim.adamw", &["betas", "eps", "weight_decay", "moments"]),
+    ("optim.sgd", &["weight_decay"]),
+    ("optim.group.*", &["match", "weight_decay", "lr_scale"]),
+    (
+        "phase.*",
+        &[
+            "name",
+            "steps",
+            "tokens",
+            "mix",
+            "lr",
+            "optimizer",
+            "schedule",
+            "cursor",
+            "seq_len",
+            "global_batch",
+            "attention",
+            "eval",
+        ],
+    ),
+    ("phase.*.eval", &["on", "every", "tokens"]),
+    ("phase.*.lr.*", &["kind", "from", "to", "frac", "steps"]),
+];
+
+/// (table, keys, what to do instead).
+const NOT_BUILT: &[(&str, &[&str], &str)] = &[
+    ("phase.*", &["grow"], "leave it out, the network keeps its size"),
+    ("phase.*", &["spdf"], "leave it out, the phase trains dense weights"),
+    ("phase.*", &["salt"], "leave it out, the phase trains without a teacher"),
+    ("parallel", &["pp", "pipeline", "pipeline_parallel"], "leave it out and use tp and more ranks"),
+    ("parallel", &["cp", "context", "context_parallel"], "leave it out and lower micro_batch"),
+    ("parallel", &["ep", "expert_parallel"], "leave it out, models are dense"),
+    ("model", &["experts", "num_experts", "experts_per_token"], "leave it out, models are dense"),
+    ("model", &["dropout", "attn_dropout", "embed_dropout"], "leave it out, models train without dropout"),
+    ("run", &["dropout"], "leave it out, models train without dropout"),
+    ("optim", &["muon", "adafactor", "lion"], "use adamw or sgd"),
+    ("optim.sgd", &["momentum"], "leave it out for plain SGD, or use adamw"),
+    ("optim.group.*", &["frozen"], "leave it out, every parameter trains"),
+];
+
+/// Refuses the first key, in the order of the file, that is not in `TABLES`.
+pub(super) fn check(doc: &Doc) -> Result<()> {
+    walk(doc, &doc.root, "", "")
+}
+
+/// `path` is where we are, `pattern` the same with `*` for names and numbers.
+fn walk(doc: &Doc, node: &Node, path: &str, pattern: &str) -> Result<()> {
+    let inside = TABLES.iter().any(|(t, _)| t.starts_with(pattern));
+    match &node.value {
+        Value::Table(entries) if inside => {
+            let known = TABLES.iter().find(|(t, _)| *t == pattern).map(|(_, keys)| *keys);
+            for (key, child) in entries {
+                if let Some(known) = known
+                    && !known.contains(&key.as_str())
+                {
+                    return Err(unknown(doc, path, pattern, key, known));
+                }
+                let part = if known.is_some() { key } else { "*" };
+                walk(doc, child, &join(path, key), &join(pattern, part))?;
+            }
+            Ok(())
+        }
+        Value::Array(items) if inside => items
+            .iter()
+            .enumerate()
+            .try_for_each(|(i, item)| walk(doc, item, &join(path, &i.to_string()), &join(pattern, "*"))),
+        _ => Ok(()),
+    }
+}
+
+fn unknown(doc: &Doc, path: &str, pattern: &str, key: &str, known: &[&str]) -> Error {
+    let full = join(path, key);
+    let built = NOT_BUILT.iter().find(|(t, keys, _)| *t == pattern && keys.contains(&key));
+    if let Some((_, _, instead)) = built {
+        return doc.error(&full, format!("`{key}` is not built yet"), instead);
+    }
+    let allowed = format!("allowed here: {}", known.join(", "));
+    let problem = match (nearest(key, known), TABLES.iter().find(|(_, keys)| keys.contains(&key))) {
+        (Some(near), _) => format!("unknown key `{key}`, did you mean `{near}`?"),
+        (None, Some((table, _))) if !table.is_empty() => {
+            format!("unknown key `{key}` here, it belongs in `{}`", join(table, key))
+        }
+        (None, Some(_)) => format!("unknown key `{key}` here, it belongs at the top of the file"),
+        (None, None) => format!("unknown key `{key}`"),
+    };
+    doc.error(&full, problem, allowed)
+}
+
+/// The known word most like `word`, if one is like it at all.
+pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    let word = word.to_lowercase();
+    known
+        .iter()
+        .map(|k| (strsim::jaro_winkler(&word, k), strsim::damerau_levenshtein(&word, k), *k))
+        .filter(|&(like, edits, _)| like > 0.84 || edits <= 2 && edits < word.chars().count())
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, _, k)| k)
+}
+
+pub(super) fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.into() } else { format!("{path}.{key}") }
+}

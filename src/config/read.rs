@@ -1,0 +1,315 @@
+//! The sections of a run file other than `[model]` and the phases, and the order in which all are read.
+
+use super::doc::{Doc, Value};
+use super::keys::nearest;
+use super::run::*;
+use super::table::{Table, number};
+use super::{read_model, read_phase};
+use crate::Result;
+use std::path::PathBuf;
+
+pub(super) const SEQ_LEN: std::ops::RangeInclusive<usize> = 1..=1 << 28;
+pub(super) const GLOBAL_BATCH: std::ops::RangeInclusive<usize> = 1..=1 << 31;
+/// Beyond any corpus, and still a TOML integer.
+pub(super) const TOKENS: std::ops::RangeInclusive<u64> = 1..=1 << 62;
+
+pub(super) const ATTENTION: &[(&str, Attention)] =
+    &[("document", Attention::Document), ("full", Attention::Full)];
+pub(super) const DEVICES: &[(&str, DeviceChoice)] =
+    &[("auto", DeviceChoice::Auto), ("cpu", DeviceChoice::Cpu), ("cuda", DeviceChoice::Cuda)];
+pub(super) const PRECISIONS: &[(&str, Precision)] = &[("f32", Precision::F32), ("bf16", Precision::Bf16)];
+pub(super) const ORDERS: &[(&str, Order)] = &[("stream", Order::Stream), ("megatron", Order::Megatron)];
+pub(super) const ACCUMULATE: &[(&str, Accumulate)] =
+    &[("local", Accumulate::Local), ("sharded", Accumulate::Sharded)];
+pub(super) const RECOMPUTE: &[(&str, Recompute)] =
+    &[("keep", Recompute::Keep), ("cheap", Recompute::Cheap), ("full", Recompute::Full)];
+
+pub(super) fn config(doc: &Doc) -> Result<RunConfig> {
+    let root = Table::root(doc);
+    let run = run_section(&root.table("run")?)?;
+    let phase_tables = root.tables("phase")?.unwrap_or_default();
+    if phase_tables.is_empty() {
+        return Err(root.error(
+            "phase",
+            "there is no phase",
+            "add a [[phase]] table with name, tokens and lr",
+        ));
+    }
+    let mut longest = run.seq_len;
+    for t in &phase_tables {
+        longest = longest.max(t.usize("seq_len", SEQ_LEN)?.unwrap_or(0));
+    }
+    let Some(model) = root.opt_table("model")? else {
+        return Err(root.error(
+            "model",
+            "there is no model",
+            "add [model] with preset = \"gpt2-124m\" or sizes",
+        ));
+    };
+    let model = read_model::model(&model, Some(longest))?;
+    let data = data(&root.table("data")?)?;
+    let optim = optim(&root.table("optim")?)?;
+    let eval = match root.opt_table("eval")? {
+        Some(t) => Some(eval(&t, &data)?),
+        None => None,
+    };
+    let phases = read_phase::phases(&phase_tables, &run, &model, &data, &optim, &eval)?;
+    let parallel = parallel(&root.table("parallel")?)?;
+    let checkpoint = checkpoint(&root.table("checkpoint")?)?;
+    let config = RunConfig {
+        schema: 1,
+        eval,
+        checkpoint,
+        run,
+        model,
+        data,
+        parallel,
+        optim,
+        phases,
+        source_file: doc.file.clone(),
+    };
+    match config.parallel_problem() {
+        Some((key, problem, remedy)) => Err(doc.error(key, problem, remedy)),
+        None => Ok(config),
+    }
+}
+
+fn run_section(t: &Table) -> Result<RunSection> {
+    let dir = t.str("dir", "a path as a string")?.ok_or_else(|| t.missing("dir", "dir = \"runs/first\""))?;
+    let device = t.choice("device", DEVICES)?.unwrap_or(DeviceChoice::Auto);
+    if device == DeviceChoice::Cuda {
+        return Err(t.not_built("device", "device = \"cuda\"", "use \"auto\" or \"cpu\""));
+    }
+    Ok(RunSection {
+        dir: dir.into(),
+        seed: t.int("seed", 0..=i64::MAX as u64)?.unwrap_or(1234),
+        device,
+        dtype: t.choice("dtype", PRECISIONS)?.unwrap_or(Precision::F32),
+        init: init(t)?,
+        seq_len: t.usize("seq_len", SEQ_LEN)?.ok_or_else(|| t.missing("seq_len", "seq_len = 1024"))?,
+        global_batch: t
+            .usize("global_batch", GLOBAL_BATCH)?
+            .ok_or_else(|| t.missing("global_batch", "global_batch = 64"))?,
+        attention: t.choice("attention", ATTENTION)?.unwrap_or(Attention::Document),
+    })
+}
+
+fn init(t: &Table) -> Result<Init> {
+    let wants = "\"random\", \"ckpt:PATH\", \"ckpt:PATH@STEP\" or \"hf:DIR\"";
+    let Some(s) = t.str("init", wants)? else { return Ok(Init::Random) };
+    let refuse = || t.error("init", format!("unknown value {s:?}"), format!("give {wants}"));
+    match s.split_once(':') {
+        None if s == "random" => Ok(Init::Random),
+        Some(("hf", dir)) if !dir.is_empty() => Ok(Init::HuggingFace(dir.into())),
+        Some(("ckpt", path)) if !path.is_empty() => {
+            let step = path.rsplit_once('@').filter(|(_, n)| n.bytes().all(|b| b.is_ascii_digit()));
+            Ok(match step {
+                Some(("", _)) => return Err(refuse()),
+                Some((path, n)) => {
+                    let step = n.parse().map_err(|_| refuse())?;
+                    Init::Checkpoint { path: path.into(), step: Some(step) }
+                }
+                None => Init::Checkpoint { path: path.into(), step: None },
+            })
+        }
+        _ => Err(refuse()),
+    }
+}
+
+fn data(t: &Table) -> Result<Vec<(String, DataConfig)>> {
+    let mut corpora = Vec::new();
+    for (name, _) in t.entries {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if name.is_empty() || !name.chars().all(plain) {
+            let problem = format!("{name:?} is not a name for a corpus");
+            return Err(t.error(name, problem, "use letters, digits, _ and -"));
+        }
+        let c = t.table(name)?;
+        let path = c.str("path", "the prefix of the corpus files as a string")?;
+        let path = PathBuf::from(path.ok_or_else(|| c.missing("path", "path = \"data/web\""))?);
+        let order = c.choice("order", ORDERS)?.unwrap_or(Order::Stream);
+        if order == Order::Megatron {
+            return Err(c.not_built("order", "order = \"megatron\"", "use \"stream\""));
+        }
+        let holdout =
+            c.float("holdout", "a share of at least 0 and less than 1", |x| (0.0..1.0).contains(&x))?;
+        let max_epochs = c.int("max_epochs", 1..=1 << 32)?;
+        corpora.push((name.clone(), DataConfig { path, order, holdout: holdout.unwrap_or(0.0), max_epochs }));
+    }
+    if corpora.is_empty() {
+        return Err(t.doc.error(
+            "data",
+            "there is no corpus",
+            "add [data] with web = { path = \"data/web\" }",
+        ));
+    }
+    Ok(corpora)
+}
+
+fn parallel(t: &Table) -> Result<ParallelConfig> {
+    let zero = t.int("zero", 0..=3)?.unwrap_or(1);
+    if zero >= 2 {
+        return Err(t.not_built("zero", &format!("zero = {zero}"), "use 0 or 1"));
+    }
+    let sequence_parallel = t.bool("sequence_parallel")?.unwrap_or(false);
+    if sequence_parallel {
+        return Err(t.not_built("sequence_parallel", "sequence_parallel = true", "set it to false"));
+    }
+    let accumulate = t.choice("accumulate", ACCUMULATE)?.unwrap_or(Accumulate::Local);
+    if accumulate == Accumulate::Sharded {
+        return Err(t.not_built("accumulate", "accumulate = \"sharded\"", "use \"local\""));
+    }
+    if let Some(s) = t.str("shard", "\"all\"")?
+        && s != "all"
+    {
+        let ranks = s.strip_suffix(" ranks").is_some_and(|n| n.parse::<usize>().is_ok_and(|n| n > 0));
+        return Err(match s == "node" || ranks {
+            true => t.not_built("shard", &format!("shard = {s:?}"), "use \"all\""),
+            false => t.error("shard", format!("unknown value {s:?}"), "allowed: all"),
+        });
+    }
+    Ok(ParallelConfig {
+        tp: t.usize("tp", 1..=1 << 20)?.unwrap_or(1),
+        zero: zero as u8,
+        shard: Shard::All,
+        sequence_parallel,
+        micro_batch: t.usize("micro_batch", GLOBAL_BATCH)?,
+        accumulate,
+        recompute: t.choice("recompute", RECOMPUTE)?.unwrap_or(Recompute::Keep),
+    })
+}
+
+fn decay(t: &Table) -> Result<Option<f64>> {
+    t.float("weight_decay", "a number from 0 to 1", |x| (0.0..=1.0).contains(&x))
+}
+
+fn optim(t: &Table) -> Result<OptimConfig> {
+    let kind = match (t.opt_table("adamw")?, t.opt_table("sgd")?) {
+        (Some(_), Some(_)) => {
+            return Err(t.error("sgd", "adamw and sgd are both given", "keep one of the two tables"));
+        }
+        (None, Some(sgd)) => OptimKind::Sgd { weight_decay: decay(&sgd)?.unwrap_or(0.0) },
+        (adamw, None) => adamw_kind(&adamw.unwrap_or(t.table("adamw")?))?,
+    };
+    let none = matches!(t.get("clip").map(|n| &n.value), Some(Value::Str(s)) if s == "none");
+    let clip = match none {
+        true => None,
+        false => Some(t.float("clip", "a number > 0 or \"none\"", |x| x > 0.0)?.unwrap_or(1.0)),
+    };
+    let groups = match t.tables("group")? {
+        Some(tables) => tables.iter().map(group).collect::<Result<_>>()?,
+        None => vec![Group {
+            patterns: vec!["*.bias".into(), "*norm*".into()],
+            weight_decay: Some(0.0),
+            lr_scale: None,
+        }],
+    };
+    Ok(OptimConfig { kind, clip, groups })
+}
+
+fn adamw_kind(t: &Table) -> Result<OptimKind> {
+    let moments = t.choice("moments", PRECISIONS)?.unwrap_or(Precision::F32);
+    if moments == Precision::Bf16 {
+        return Err(t.not_built("moments", "moments = \"bf16\"", "use \"f32\""));
+    }
+    let betas = match t.list("betas")? {
+        None => [0.9, 0.95],
+        Some([a, b]) => {
+            let mut betas = [0.0; 2];
+            for (i, node) in [a, b].into_iter().enumerate() {
+                betas[i] = number(node).filter(|x| (0.0..1.0).contains(x)).ok_or_else(|| {
+                    let problem = format!("this is {}", node.describe());
+                    t.error(&format!("betas.{i}"), problem, "give a number of at least 0 and less than 1")
+                })?;
+            }
+            betas
+        }
+        Some(list) => {
+            let problem = format!("this is a list of {}", list.len());
+            return Err(t.error("betas", problem, "give two numbers, such as [0.9, 0.95]"));
+        }
+    };
+    let eps = t.float("eps", "a number > 0 and at most 1", |x| x > 0.0 && x <= 1.0)?.unwrap_or(1e-8);
+    Ok(OptimKind::AdamW { betas, eps, weight_decay: decay(t)?.unwrap_or(0.1), moments })
+}
+
+fn group(t: &Table) -> Result<Group> {
+    let patterns = t.strs("match", "a list of patterns such as \"*.bias\"")?.unwrap_or_default();
+    if patterns.is_empty() {
+        return Err(t.missing("match", "match = [\"*.bias\"]"));
+    }
+    let weight_decay = decay(t)?;
+    let lr_scale = t.float("lr_scale", "a number of at least 0", |x| x >= 0.0)?;
+    if weight_decay.is_none() && lr_scale.is_none() {
+        return Err(t.error(
+            "match",
+            "this group changes nothing",
+            "give weight_decay or lr_scale, or drop it",
+        ));
+    }
+    let patterns = patterns.into_iter().map(String::from).collect();
+    Ok(Group { patterns, weight_decay, lr_scale })
+}
+
+fn checkpoint(t: &Table) -> Result<CheckpointConfig> {
+    Ok(CheckpointConfig {
+        every: every(t, "every")?.unwrap_or(Every::Minutes(20.0)),
+        keep_last: t.usize("keep_last", 1..=1 << 20)?.unwrap_or(2),
+        keep_every: every(t, "keep_every")?,
+    })
+}
+
+pub(super) fn eval(t: &Table, data: &[(String, DataConfig)]) -> Result<EvalConfig> {
+    let wants = "corpora as in [\"web:heldout\"]";
+    let targets = t.strs("on", wants)?.unwrap_or_default();
+    if targets.is_empty() {
+        return Err(t.missing("on", "on = [\"web:heldout\"]"));
+    }
+    let mut on = Vec::new();
+    for (i, s) in targets.into_iter().enumerate() {
+        let key = format!("on.{i}");
+        let (name, heldout) = match s.split_once(':') {
+            None => (s, false),
+            Some((name, "heldout")) => (name, true),
+            Some((name, part)) => {
+                let problem = format!("corpus {name} has no part {part:?}");
+                return Err(t.error(&key, problem, "write NAME or NAME:heldout"));
+            }
+        };
+        let (_, corpus) =
+            data.iter().find(|(n, _)| n == name).ok_or_else(|| unknown_corpus(t, &key, name, data))?;
+        if heldout && corpus.holdout == 0.0 {
+            let remedy = format!("set data.{name}.holdout to a share such as 0.005");
+            return Err(t.error(&key, format!("corpus {name} holds nothing out"), remedy));
+        }
+        on.push(EvalTarget { corpus: name.into(), heldout });
+    }
+    Ok(EvalConfig {
+        on,
+        every: every(t, "every")?.unwrap_or(Every::Steps(500)),
+        tokens: t.int("tokens", TOKENS)?.unwrap_or(1_000_000),
+    })
+}
+
+pub(super) fn unknown_corpus(
+    t: &Table,
+    key: &str,
+    name: &str,
+    data: &[(String, DataConfig)],
+) -> crate::Error {
+    let names: Vec<&str> = data.iter().map(|(n, _)| n.as_str()).collect();
+    let near = nearest(name, &names).map_or(String::new(), |n| format!(", did you mean `{n}`?"));
+    let problem = format!("there is no corpus `{name}` in [data]{near}");
+    t.error(key, problem, format!("corpora: {}", names.join(", ")))
+}
+
+fn every(t: &Table, key: &str) -> Result<Option<Every>> {
+    let wants = "a string such as \"500 steps\" or \"20 min\"";
+    let Some(s) = t.str(key, wants)? else { return Ok(None) };
+    let every = s.split_once(' ').and_then(|(n, unit)| match unit.trim() {
+        "step" | "steps" => n.parse().ok().filter(|&n| n > 0).map(Every::Steps),
+        "min" => n.parse().ok().filter(|&m: &f64| m.is_finite() && m > 0.0).map(Every::Minutes),
+        _ => None,
+    });
+    every.map(Some).ok_or_else(|| t.error(key, format!("{s:?} is not a cadence"), format!("give {wants}")))
+}

@@ -1,0 +1,274 @@
+//! From a `RunConfig` back to a run file with every key, and to the hash of what determines results.
+
+use super::model::{ModelConfig, Positions};
+use super::read::{ACCUMULATE, ATTENTION, DEVICES, ORDERS, PRECISIONS, RECOMPUTE};
+use super::read_model::{ACTIVATIONS, HEADS, NORM_PLACES, NORMS};
+use super::read_phase::{CURSOR, KINDS, OPTIMIZER, SCHEDULE};
+use super::run::*;
+use super::schedule::{Length, Segment};
+use std::fmt::Debug;
+use std::path::Path;
+
+/// One `key = value` of the resolved file.
+pub(super) struct Line {
+    /// "" for the top of the file, "phase.0" for the first phase.
+    pub table: String,
+    pub key: String,
+    pub value: String,
+    /// Whether it decides what the run computes.
+    pub matters: bool,
+}
+
+impl RunConfig {
+    /// A complete run file: `load` accepts it as it is and resolves it to the same `RunConfig`.
+    pub fn resolved_toml(&self) -> String {
+        let mut text = String::from("# Resolved by espalier; `espalier train` accepts this file as it is.\n");
+        let mut table = String::new();
+        for line in self.lines() {
+            if line.table != table {
+                let header = if line.table.starts_with("phase.") { "[[phase]]" } else { "" };
+                text += &match header {
+                    "" => format!("\n[{}]\n", line.table),
+                    _ => format!("\n{header}\n"),
+                };
+                table = line.table;
+            }
+            text += &format!("{} = {}\n", line.key, line.value);
+        }
+        text
+    }
+
+    /// xxh3 of everything that determines results: not where the run lies or computes (run.dir, run.device,
+    /// parallel), nor what only watches it (eval, checkpoint).
+    pub fn hash(&self) -> u64 {
+        let lines = self.lines().into_iter().filter(|l| l.matters);
+        let text: String = lines.map(|l| format!("{}\t{}\t{}\n", l.table, l.key, l.value)).collect();
+        xxhash_rust::xxh3::xxh3_64(text.as_bytes())
+    }
+
+    pub(super) fn lines(&self) -> Vec<Line> {
+        let mut w = Writer::default();
+        w.line("schema", self.schema.to_string());
+        w.matters = false;
+        if let Some(e) = &self.eval {
+            w.line("eval", eval(e));
+        }
+        let c = &self.checkpoint;
+        let keep = c.keep_every.as_ref().map_or(String::new(), |k| format!(", keep_every = {}", every(k)));
+        w.line("checkpoint", format!("{{ every = {}, keep_last = {}{keep} }}", every(&c.every), c.keep_last));
+        self.run_lines(&mut w);
+        w.table("model", true);
+        model_lines(&self.model, &mut w);
+        w.table("data", true);
+        for (name, d) in &self.data {
+            let epochs = d.max_epochs.map_or(String::new(), |n| format!(", max_epochs = {n}"));
+            let order = word(ORDERS, d.order);
+            w.line(
+                name,
+                format!("{{ path = {}, order = {order}, holdout = {:?}{epochs} }}", path(&d.path), d.holdout),
+            );
+        }
+        self.parallel_lines(&mut w);
+        self.optim_lines(&mut w);
+        for (i, p) in self.phases.iter().enumerate() {
+            w.table(&format!("phase.{i}"), true);
+            self.phase_lines(p, &mut w);
+        }
+        w.lines
+    }
+
+    fn run_lines(&self, w: &mut Writer) {
+        let r = &self.run;
+        w.table("run", false);
+        w.line("dir", path(&r.dir));
+        w.line("device", word(DEVICES, r.device));
+        w.matters = true;
+        w.line("seed", r.seed.to_string());
+        w.line("dtype", word(PRECISIONS, r.dtype));
+        let init = match &r.init {
+            Init::Random => "random".into(),
+            Init::Checkpoint { path, step: None } => format!("ckpt:{}", path.display()),
+            Init::Checkpoint { path, step: Some(n) } => format!("ckpt:{}@{n}", path.display()),
+            Init::HuggingFace(dir) => format!("hf:{}", dir.display()),
+        };
+        w.line("init", string(&init));
+        w.line("seq_len", r.seq_len.to_string());
+        w.line("global_batch", r.global_batch.to_string());
+        w.line("attention", word(ATTENTION, r.attention));
+    }
+
+    fn parallel_lines(&self, w: &mut Writer) {
+        let p = &self.parallel;
+        w.table("parallel", false);
+        w.line("tp", p.tp.to_string());
+        w.line("zero", p.zero.to_string());
+        let shard = match p.shard {
+            Shard::All => "all".into(),
+            Shard::Node => "node".into(),
+            Shard::Ranks(n) => format!("{n} ranks"),
+        };
+        w.line("shard", string(&shard));
+        w.line("sequence_parallel", p.sequence_parallel.to_string());
+        if let Some(n) = p.micro_batch {
+            w.line("micro_batch", n.to_string());
+        }
+        w.line("accumulate", word(ACCUMULATE, p.accumulate));
+        w.line("recompute", word(RECOMPUTE, p.recompute));
+    }
+
+    fn optim_lines(&self, w: &mut Writer) {
+        let o = &self.optim;
+        w.table("optim", true);
+        match o.kind {
+            OptimKind::AdamW { betas, eps, weight_decay, moments } => w.line(
+                "adamw",
+                format!(
+                    "{{ betas = {betas:?}, eps = {eps:?}, weight_decay = {weight_decay:?}, moments = {} }}",
+                    word(PRECISIONS, moments)
+                ),
+            ),
+            OptimKind::Sgd { weight_decay } => {
+                w.line("sgd", format!("{{ weight_decay = {weight_decay:?} }}"))
+            }
+        }
+        w.line("clip", o.clip.map_or("\"none\"".into(), |c| format!("{c:?}")));
+        let groups = o.groups.iter().map(|g| {
+            let patterns: Vec<String> = g.patterns.iter().map(|p| string(p)).collect();
+            let decay = g.weight_decay.map_or(String::new(), |x| format!(", weight_decay = {x:?}"));
+            let scale = g.lr_scale.map_or(String::new(), |x| format!(", lr_scale = {x:?}"));
+            format!("{{ match = [{}]{decay}{scale} }}", patterns.join(", "))
+        });
+        w.line("group", format!("[{}]", groups.collect::<Vec<_>>().join(", ")));
+    }
+
+    fn phase_lines(&self, p: &PhaseConfig, w: &mut Writer) {
+        w.line("name", string(&p.name));
+        w.line("tokens", p.tokens.to_string());
+        let shares: Vec<String> = p.mix.iter().map(|(n, x)| format!("{n} = {x:?}")).collect();
+        w.line("mix", format!("{{ {} }}", shares.join(", ")));
+        w.line("optimizer", word(OPTIMIZER, p.optimizer));
+        w.line("schedule", word(SCHEDULE, p.schedule));
+        w.line("cursor", word(CURSOR, p.cursor));
+        w.line("seq_len", p.seq_len.to_string());
+        w.line("global_batch", p.global_batch.to_string());
+        w.line("attention", word(ATTENTION, p.attention));
+        if p.schedule == ScheduleClock::New {
+            let segments: Vec<String> = p.lr.segments().iter().map(segment).collect();
+            w.line("lr", format!("[{}]", segments.join(", ")));
+        }
+        w.matters = false;
+        w.line("eval", p.eval.as_ref().map_or("\"none\"".into(), eval));
+    }
+}
+
+fn model_lines(m: &ModelConfig, w: &mut Writer) {
+    let sizes = [
+        ("layers", m.layers),
+        ("dim", m.dim),
+        ("heads", m.heads),
+        ("kv_heads", m.kv_heads),
+        ("head_dim", m.head_dim),
+        ("ffn_dim", m.ffn_dim),
+        ("vocab", m.vocab),
+        ("max_positions", m.max_positions),
+        ("token_types", m.token_types),
+    ];
+    for (key, n) in sizes {
+        w.line(key, n.to_string());
+    }
+    w.line("norm", word(NORMS, m.norm));
+    w.line("norm_eps", format!("{:?}", m.norm_eps));
+    w.line("norm_place", word(NORM_PLACES, m.norm_place));
+    match m.positions {
+        Positions::Learned { .. } => w.line("positions", string("learned")),
+        Positions::None => w.line("positions", string("none")),
+        Positions::Rope { theta, scaling } => {
+            let scaling = scaling.map_or("\"none\"".into(), |s| {
+                format!(
+                    "{{ factor = {:?}, low_freq = {:?}, high_freq = {:?}, original_max = {} }}",
+                    s.factor, s.low_freq, s.high_freq, s.original_max
+                )
+            });
+            w.line("positions", string("rope"));
+            w.line("rope", format!("{{ theta = {theta:?}, scaling = {scaling} }}"));
+        }
+    }
+    w.line("activation", word(ACTIVATIONS, m.activation));
+    w.line("head", word(HEADS, m.head));
+    let switches = [
+        ("qk_norm", m.qk_norm),
+        ("qkv_bias", m.qkv_bias),
+        ("out_bias", m.out_bias),
+        ("mlp_bias", m.mlp_bias),
+        ("norm_bias", m.norm_bias),
+        ("head_bias", m.head_bias),
+        ("tied", m.tied),
+        ("causal", m.causal),
+        ("embed_norm", m.embed_norm),
+        ("init_scale_residual", m.init_scale_residual),
+    ];
+    for (key, on) in switches {
+        w.line(key, on.to_string());
+    }
+    w.line("init_std", format!("{:?}", m.init_std));
+}
+
+struct Writer {
+    lines: Vec<Line>,
+    table: String,
+    matters: bool,
+}
+
+impl Default for Writer {
+    fn default() -> Writer {
+        Writer { lines: Vec::new(), table: String::new(), matters: true }
+    }
+}
+
+impl Writer {
+    fn table(&mut self, path: &str, matters: bool) {
+        self.table = path.into();
+        self.matters = matters;
+    }
+
+    fn line(&mut self, key: &str, value: String) {
+        let (table, matters) = (self.table.clone(), self.matters);
+        self.lines.push(Line { table, key: key.into(), value, matters });
+    }
+}
+
+fn string(s: &str) -> String {
+    toml::Value::from(s).to_string()
+}
+
+fn path(p: &Path) -> String {
+    string(&p.to_string_lossy()) // came from TOML, so it is UTF-8
+}
+
+fn word<T: PartialEq + Debug>(words: &[(&str, T)], value: T) -> String {
+    let found = words.iter().find(|(_, v)| *v == value);
+    string(found.map(|(w, _)| *w).expect("the table of words has every variant"))
+}
+
+fn every(e: &Every) -> String {
+    match e {
+        Every::Steps(n) => format!("\"{n} steps\""),
+        Every::Minutes(m) => format!("\"{m} min\""),
+    }
+}
+
+fn eval(e: &EvalConfig) -> String {
+    let target = |t: &EvalTarget| format!("\"{}{}\"", t.corpus, if t.heldout { ":heldout" } else { "" });
+    let on: Vec<String> = e.on.iter().map(target).collect();
+    format!("{{ on = [{}], every = {}, tokens = {} }}", on.join(", "), every(&e.every), e.tokens)
+}
+
+fn segment(s: &Segment) -> String {
+    let value = |key: &str, x: Option<f64>| x.map_or(String::new(), |x| format!(", {key} = {x:?}"));
+    let length = match s.length {
+        Length::Frac(f) => format!(", frac = {f:?}"),
+        Length::Steps(n) => format!(", steps = {n}"),
+        Length::Rest => String::new(),
+    };
+    format!("{{ kind = {}{}{}{length} }}", word(KINDS, s.kind), value("from", s.from), value("to", s.to))
+}
