@@ -26,3 +26,9 @@ pub mod tensor;
 pub mod train;
 
 pub use error::{Error, Result};
+
+/// The commit this was built from, where the build knew it.
+pub const GIT: &str = match option_env!("ESPALIER_GIT") {
+    Some(hash) => hash,
+    None => "unknown",
+};

@@ -10,14 +10,21 @@ pub struct Tensor {
     rows: usize,
     cols: usize,
     dtype: DType,
-    buffer: Arc<Buffer>,
+    /// None only in `Tensor::default()`, the value that is not there.
+    buffer: Option<Arc<Buffer>>,
+}
+
+impl Default for Tensor {
+    fn default() -> Self {
+        Tensor { rows: 0, cols: 0, dtype: DType::F32, buffer: None }
+    }
 }
 
 impl Tensor {
     /// Arbitrary content.
     pub fn empty(dev: &Device, rows: usize, cols: usize, dtype: DType, category: Category) -> Tensor {
-        let buffer = Arc::new(dev.arena().take(rows * cols * dtype.bytes(), category));
-        Tensor { rows, cols, dtype, buffer }
+        let buffer = dev.arena().take(rows * cols * dtype.bytes(), category);
+        Tensor { rows, cols, dtype, buffer: Some(Arc::new(buffer)) }
     }
     pub fn zeros(dev: &Device, rows: usize, cols: usize, dtype: DType, category: Category) -> Tensor {
         let mut t = Tensor::empty(dev, rows, cols, dtype, category);
@@ -54,11 +61,16 @@ impl Tensor {
     pub fn dtype(&self) -> DType {
         self.dtype
     }
+    /// Whether there is a value at all: false for `Tensor::default()`.
+    pub fn exists(&self) -> bool {
+        self.buffer.is_some()
+    }
     pub fn bytes(&self) -> &[u8] {
-        self.buffer.bytes()
+        self.buffer.as_ref().expect("the tensor exists").bytes()
     }
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        Arc::get_mut(&mut self.buffer).expect("a tensor that is written is not shared").bytes_mut()
+        let buffer = self.buffer.as_mut().expect("the tensor exists");
+        Arc::get_mut(buffer).expect("a tensor that is written is not shared").bytes_mut()
     }
     /// Panics if the values are not of type T.
     pub fn data<T: Elem>(&self) -> &[T] {
@@ -71,7 +83,7 @@ impl Tensor {
         bytemuck::cast_slice_mut(self.bytes_mut())
     }
     pub fn is_shared(&self) -> bool {
-        Arc::strong_count(&self.buffer) > 1
+        self.buffer.as_ref().is_some_and(|b| Arc::strong_count(b) > 1)
     }
     /// The values as f64, for tests and reports.
     pub fn to_f64(&self) -> Vec<f64> {

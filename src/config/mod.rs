@@ -2,6 +2,7 @@
 //! preset under it (`preset`), keys judged (`keys`), values read (`read*`) into `RunConfig`, and back (`write`).
 
 mod check;
+mod curve;
 mod doc;
 pub mod glob;
 mod keys;

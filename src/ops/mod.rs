@@ -1,1 +1,12 @@
-//! (ops)
+//! The ops of a transformer, coarse and fused: forward above backward, one file each.
+
+pub mod activation;
+pub mod attention;
+pub mod elementwise;
+pub mod embedding;
+pub mod head_norm;
+pub mod linear;
+pub mod loss;
+pub mod norm;
+pub mod reduce;
+pub mod rope;

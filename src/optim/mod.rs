@@ -1,1 +1,7 @@
-//! (optim)
+//! Optimizers over the slices of units, and the gradient norm.
+
+pub mod adamw;
+pub mod norm;
+pub mod state;
+
+pub use state::{Hyper, Optimizer};

@@ -1,1 +1,3 @@
-//! (train)
+pub mod replica;
+pub mod step;
+pub mod vote;

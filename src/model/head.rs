@@ -1,0 +1,141 @@
+//! From x (N, C) to losses: the final norm (pre-norm models), the transform of a masked-LM head, and the projection
+//! to the vocabulary, which is the loss's own (chunked, vocabulary-parallel; `ops/loss.rs`).
+
+use super::block::declare_norm;
+use super::embedding::{Embedding, VOCAB_UNIT};
+use crate::Result;
+use crate::comm::Comm;
+use crate::config::{Activation as Kind, Head as HeadKind, ModelConfig, NormPlace};
+use crate::device::{Category, Device, Elem};
+use crate::ops::activation::Activation;
+use crate::ops::linear::ColumnLinear;
+use crate::ops::loss::{self, Targets, Vocab, VocabGrads};
+use crate::ops::norm::Norm;
+use crate::params::{Declare, Init, LocalBox, ParamSpec, Params, Shard};
+use crate::tape::{Cx, ParamId, Shape, Tape, Var};
+use crate::tensor::Tensor;
+use crate::with_dtype;
+
+pub struct Head {
+    norm: Option<Norm>,
+    transform: Option<Transform>,
+    /// None: tied to the embedding
+    w: Option<ParamId>,
+    bias: Option<ParamId>,
+    local: LocalBox,
+    /// V
+    vocab: usize,
+}
+
+/// BERT's masked-LM transform: norm(f(x·wᵀ + b)).
+struct Transform {
+    dense: (ParamId, ParamId),
+    activation: Kind,
+    norm: Norm,
+}
+
+impl Head {
+    pub fn declare(c: &ModelConfig, embed: &Embedding, u: &mut Declare) -> Head {
+        let zeros = |name: &str, len, shard| ParamSpec::vector(name, len, shard, Init::Zeros);
+        let norm = (c.norm_place == NormPlace::Pre).then(|| declare_norm(c, "norm", u));
+        let transform = (c.head == HeadKind::Mlm).then(|| {
+            let w = ParamSpec::matrix("head.dense.weight", c.dim, c.dim, Shard::Replicated, c.init_std);
+            let dense = (u.one(w), u.one(zeros("head.dense.bias", c.dim, Shard::Replicated)));
+            Transform { dense, activation: c.activation.ungated(), norm: declare_norm(c, "head.norm", u) }
+        });
+        let rows = Shard::Rows { unit: VOCAB_UNIT };
+        let w = (!c.tied)
+            .then(|| u.one(ParamSpec::matrix("head.weight", c.vocab, c.dim, rows, c.init_std)));
+        let bias = c.head_bias.then(|| u.one(zeros("head.bias", c.vocab, rows)));
+        Head { norm, transform, w, bias, local: embed.local, vocab: c.vocab }
+    }
+
+    /// x (N, C) to what the projection reads (N, C)
+    pub fn forward(&self, t: &mut Tape, cx: &Cx, mut x: Var) -> Result<Var> {
+        if let Some(norm) = self.norm {
+            let [normed, _stats] = t.push(cx, norm, &[x])?;
+            x = normed;
+        }
+        if let Some(Transform { dense: (w, bias), activation, norm }) = &self.transform {
+            let [u] = t.push(cx, ColumnLinear { w: *w, bias: Some(*bias), split: false }, &[x])?;
+            let [a] = t.push(cx, Activation(*activation), &[u])?;
+            let [normed, _stats] = t.push(cx, *norm, &[a])?;
+            x = normed;
+        }
+        Ok(x)
+    }
+
+    /// −log p of each target into `nll` (N). With `train`, adds to the gradients of the projection and returns dh.
+    /// Collective over tp.
+    pub fn loss(
+        &self,
+        dev: &Device,
+        tp: &dyn Comm,
+        params: &mut Params,
+        embed: &Embedding,
+        h: &Tensor,
+        targets: Targets,
+        nll: &mut [f32],
+        train: bool,
+    ) -> Result<Tensor> {
+        let mut dh = if train { Shape::of(h).empty(dev) } else { Tensor::default() };
+        if dev.is_meta() {
+            let rows = loss::chunk_rows(h.rows(), self.local.rows, 4);
+            drop(Tensor::empty(dev, rows, self.local.rows, Shape::of(h).stat(1).dtype, Category::Logits));
+            return Ok(dh);
+        }
+        let [first, .., last] = params.units.as_mut_slice() else { panic!("embedding, blocks and head") };
+        with_dtype!(h.dtype(), T => {
+            let len = self.local.rows * h.cols();
+            let (unit, start) = match self.w {
+                None => (&first.weights, embed.tokens.start),
+                Some(w) => (&last.weights, w.start),
+            };
+            let vocab = Vocab {
+                w: &unit.data::<T>()[start..start + len],
+                bias: self.bias.map(|b| &last.weights.data::<T>()[b.start..b.start + self.local.rows]),
+                first: self.local.row,
+                valid: self.local.rows,
+            };
+            let grads = train.then(|| {
+                let (w, rest) = match self.w {
+                    None => (&mut first.grads.data_mut::<<T as Elem>::Acc>()[start..start + len], Some((0, last.grads.data_mut()))),
+                    Some(w) => {
+                        let (w_part, rest) = last.grads.data_mut::<<T as Elem>::Acc>().split_at_mut(w.start + w.len());
+                        (&mut w_part[start..start + len], Some((w.start + w.len(), rest)))
+                    }
+                };
+                let bias = self.bias.zip(rest).map(|(b, (offset, g))| &mut g[b.start - offset..][..self.local.rows]);
+                VocabGrads { w, bias }
+            });
+            let back = grads.map(|g| (g, &mut dh));
+            loss::cross_entropy::<T>(dev, tp, h, vocab, targets, nll, back)?;
+        });
+        Ok(dh)
+    }
+
+    /// All logits of the rows of h: (N, V) on every rank. Collective over tp.
+    pub fn logits(
+        &self,
+        dev: &Device,
+        tp: &dyn Comm,
+        params: &Params,
+        embed: &Embedding,
+        h: &Tensor,
+    ) -> Result<Tensor> {
+        let [first, .., last] = params.units.as_slice() else { panic!("embedding, blocks and head") };
+        with_dtype!(h.dtype(), T => {
+            let (unit, start) = match self.w {
+                None => (first, embed.tokens.start),
+                Some(w) => (last, w.start),
+            };
+            let vocab = Vocab {
+                w: &unit.weights.data::<T>()[start..start + self.local.rows * h.cols()],
+                bias: self.bias.map(|b| &last.weights.data::<T>()[b.start..b.start + self.local.rows]),
+                first: self.local.row,
+                valid: self.local.rows,
+            };
+            loss::logits::<T>(dev, tp, h, vocab, self.vocab)
+        })
+    }
+}

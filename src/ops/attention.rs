@@ -1,0 +1,67 @@
+//! o = softmax(q·kᵀ/√D)·v within each document, as one streaming kernel (FlashAttention-2, arXiv 2307.08691).
+//!
+//! qkv (N, (H+2K)·D/R), o (N, H·D/R), lse (N, H/R); never a T × T matrix.
+
+use crate::Result;
+use crate::device::attention::{Heads, Mask, backward, forward};
+use crate::device::gemm::Out;
+use crate::tape::{Back, Cost, Cx, Grads, Needs, Op, Shape, Slot};
+use crate::tensor::Tensor;
+use crate::with_dtype;
+
+pub struct Attention {
+    /// Of this rank.
+    pub heads: Heads,
+    /// Whether a token sees only earlier ones.
+    pub causal: bool,
+    /// Of q·k, usually 1/√D.
+    pub scale: f64,
+    /// T, for the cost.
+    pub seq_len: usize,
+}
+
+impl Attention {
+    fn mask<'a>(&self, cx: &'a Cx) -> Mask<'a> {
+        Mask { cu_seqlens: &cx.seq.cu_seqlens, causal: self.causal }
+    }
+}
+
+impl Op for Attention {
+    fn name(&self) -> &'static str {
+        "Attention"
+    }
+    fn needs(&self) -> Needs {
+        Needs { x: 0b1, y: 0b11 } // qkv, o, lse
+    }
+    fn outputs(&self, x: &[Shape]) -> Vec<Shape> {
+        vec![x[0].with_cols(self.heads.heads * self.heads.head_dim), x[0].stat(self.heads.heads)]
+    }
+    fn cost(&self, x: &[Shape]) -> Cost {
+        let width = self.heads.heads * self.heads.head_dim;
+        let seen = if self.causal { 0.5 } else { 1.0 };
+        let flops = 4.0 * (x[0].rows * width) as f64 * self.seq_len as f64 * seen;
+        Cost { flops, bytes: (x[0].bytes() + x[0].with_cols(width).bytes()) as f64 }
+    }
+    fn forward(&self, cx: &Cx, x: &[&Tensor], y: &mut [Tensor]) -> Result<()> {
+        let [o, lse] = y else { panic!("two outputs") };
+        with_dtype!(x[0].dtype(), T => forward::<T>(
+            cx.pool(), self.heads, &self.mask(cx), self.scale, x[0].data(), o.data_mut(), lse.data_mut()
+        ));
+        Ok(())
+    }
+    fn backward(&self, cx: &Cx, _: &mut Grads, b: &mut Back) -> Result<()> {
+        let (qkv, o, lse, dy) = (b.x[0], b.y[0], b.y[1], &b.dy[0]);
+        // The kernel stores; a gradient that is there already is added to afterwards.
+        let mut later = Slot::Empty;
+        let slot = if matches!(b.dx[0], Slot::Empty) { &mut b.dx[0] } else { &mut later };
+        let (dx, out) = slot.target(cx.dev, Shape::of(qkv));
+        assert_eq!(out, Out::Store);
+        with_dtype!(qkv.dtype(), T => backward::<T>(
+            cx.pool(), self.heads, &self.mask(cx), self.scale, qkv.data(), o.data(), lse.data(), dy.data(), dx.data_mut()
+        ));
+        if let Slot::Add(dx) = later {
+            b.dx[0].put(cx.dev, dx);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,184 @@
+//! The two linear layers of tensor parallelism (Megatron-LM, arXiv 1909.08053, section 3).
+//!
+//! `ColumnLinear` splits the rows of w over tp, so every rank has all inputs and some outputs; `RowLinear` splits
+//! the columns, so every rank has some inputs and a partial sum of all outputs. One after the other costs one
+//! all-reduce forward and one backward.
+
+use super::reduce::add_column_sums;
+use crate::Result;
+use crate::comm::Reduce;
+use crate::device::gemm::{Mat, MatMut, Out, gemm, gemm_with};
+use crate::device::{Elem, Real, Shared, simd};
+use crate::tape::{Back, Cost, Cx, Grads, Needs, Op, ParamId, Shape};
+use crate::tensor::Tensor;
+use crate::with_dtype;
+
+fn product_cost(n: usize, w: ParamId, bytes: usize) -> Cost {
+    let flops = 2.0 * (n * w.len()) as f64;
+    Cost { flops, bytes: ((n * (w.rows + w.cols) + w.len()) * bytes) as f64 }
+}
+
+/// y = x·wᵀ + bias.   x (N, I), the same on every rank; w (O/R, I); bias (O/R); y (N, O/R)
+pub struct ColumnLinear {
+    pub w: ParamId,
+    pub bias: Option<ParamId>,
+    /// false: every rank holds all of w and does the same work, without a collective.
+    pub split: bool,
+}
+
+impl Op for ColumnLinear {
+    fn name(&self) -> &'static str {
+        "ColumnLinear"
+    }
+    fn needs(&self) -> Needs {
+        Needs { x: 0b1, y: 0 }
+    }
+    fn outputs(&self, x: &[Shape]) -> Vec<Shape> {
+        vec![x[0].with_cols(self.w.rows)]
+    }
+    fn cost(&self, x: &[Shape]) -> Cost {
+        product_cost(x[0].rows, self.w, x[0].dtype.bytes())
+    }
+    fn forward(&self, cx: &Cx, x: &[&Tensor], y: &mut [Tensor]) -> Result<()> {
+        with_dtype!(x[0].dtype(), T => {
+            let (w, n) = (weight::<T>(cx, self.w), x[0].rows());
+            let (a, c) = (Mat::new(x[0].data::<T>(), n, self.w.cols), MatMut::new(y[0].data_mut::<T>(), n, self.w.rows));
+            match self.bias.map(|b| cx.w.view::<T>(b)) {
+                None => gemm(cx.pool(), c, Out::Store, a, w.t()),
+                Some(bias) => gemm_with(cx.pool(), c, Out::Store, a, w.t(), |_, col, acc| add_to(acc, &bias[col..])),
+            }
+        });
+        Ok(())
+    }
+    /// dx += Σ_tp dy·w, in flight while  dw += dyᵀ·x,  dbias += Σ_N dy
+    fn backward(&self, cx: &Cx, dw: &mut Grads, b: &mut Back) -> Result<()> {
+        let (x, dy) = (b.x[0], &b.dy[0]);
+        let shape = Shape::of(x);
+        let flight = if cx.tp.size() == 1 || !self.split {
+            let (dx, out) = b.dx[0].target(cx.dev, shape);
+            input_gradient(cx, self.w, dy, dx, out);
+            None
+        } else {
+            // Not added to dx yet: that holds a sum over tp, which must not be summed again.
+            let mut part = shape.empty(cx.dev);
+            input_gradient(cx, self.w, dy, &mut part, Out::Store);
+            Some(cx.tp.all_reduce(part, Reduce::Sum, "ColumnLinear dx")?)
+        };
+        weight_gradient(cx, dw, self.w, self.bias, dy, x);
+        if let Some(flight) = flight {
+            b.dx[0].put(cx.dev, flight.wait()?);
+        }
+        Ok(())
+    }
+}
+
+/// y = r + bias + Σ_tp x·wᵀ.   x (N, I/R), w (O, I/R), bias (O), r and y (N, O)
+pub struct RowLinear {
+    pub w: ParamId,
+    pub bias: Option<ParamId>,
+}
+
+impl Op for RowLinear {
+    fn name(&self) -> &'static str {
+        "RowLinear"
+    }
+    fn needs(&self) -> Needs {
+        Needs { x: 0b01, y: 0 } // x, not r
+    }
+    fn outputs(&self, x: &[Shape]) -> Vec<Shape> {
+        vec![x[0].with_cols(self.w.rows)]
+    }
+    fn cost(&self, x: &[Shape]) -> Cost {
+        product_cost(x[0].rows, self.w, x[0].dtype.bytes())
+    }
+    fn passes(&self) -> Option<(usize, usize)> {
+        Some((1, 0))
+    }
+    fn forward(&self, cx: &Cx, x: &[&Tensor], y: &mut [Tensor]) -> Result<()> {
+        with_dtype!(x[0].dtype(), T => {
+            let (w, n, cols) = (weight::<T>(cx, self.w), x[0].rows(), self.w.rows);
+            let a = Mat::new(x[0].data::<T>(), n, self.w.cols);
+            let (r, bias) = (x[1].data::<T>(), self.bias.map(|b| cx.w.view::<T>(b)));
+            let rest = |row: usize, col: usize, acc: &mut [<T as Elem>::Acc]| {
+                add_to(acc, &r[row * cols + col..]);
+                if let Some(bias) = bias {
+                    add_to(acc, &bias[col..]);
+                }
+            };
+            if cx.tp.size() == 1 {
+                gemm_with(cx.pool(), MatMut::new(y[0].data_mut::<T>(), n, cols), Out::Store, a, w.t(), rest);
+            } else {
+                gemm(cx.pool(), MatMut::new(y[0].data_mut::<T>(), n, cols), Out::Store, a, w.t());
+                let part = std::mem::take(&mut y[0]);
+                let mut sum = cx.tp.all_reduce(part, Reduce::Sum, "RowLinear y")?.wait()?;
+                finish_rows::<T>(cx, sum.data_mut(), cols, rest);
+                y[0] = sum;
+            }
+        });
+        Ok(())
+    }
+    /// dx += dy·w,  dw += dyᵀ·x,  dbias += Σ_N dy,  dr += dy.   No collective: dy is the same on every rank
+    fn backward(&self, cx: &Cx, dw: &mut Grads, b: &mut Back) -> Result<()> {
+        let (x, dy) = (b.x[0], std::mem::take(&mut b.dy[0]));
+        let (dx, out) = b.dx[0].target(cx.dev, Shape::of(x));
+        input_gradient(cx, self.w, &dy, dx, out);
+        weight_gradient(cx, dw, self.w, self.bias, &dy, x);
+        b.dx[1].put(cx.dev, dy);
+        Ok(())
+    }
+}
+
+fn weight<'a, T: Elem>(cx: &Cx<'a>, w: ParamId) -> Mat<'a, T> {
+    Mat::new(cx.w.view::<T>(w), w.rows, w.cols)
+}
+
+/// acc += x, as far as acc reaches
+#[inline(always)]
+fn add_to<T: Elem>(acc: &mut [T::Acc], x: &[T]) {
+    for (a, x) in acc.iter_mut().zip(x) {
+        *a += x.load();
+    }
+}
+
+/// Applies an epilogue to rows that a collective had to sum first.
+fn finish_rows<T: Elem>(cx: &Cx, y: &mut [T], cols: usize, rest: impl Fn(usize, usize, &mut [T::Acc]) + Sync) {
+    const WIDTH: usize = 256;
+    let n = y.len() / cols;
+    let out = Shared::new(y);
+    cx.pool().ranges(n, 16, |rows| {
+        // SAFETY: rows of different tasks are disjoint.
+        let y = unsafe { out.part(rows.start * cols..rows.end * cols) };
+        simd(|| {
+            let mut acc = [T::Acc::ZERO; WIDTH];
+            for (row, y) in rows.clone().zip(y.chunks_exact_mut(cols)) {
+                for (i, y) in y.chunks_mut(WIDTH).enumerate() {
+                    let acc = &mut acc[..y.len()];
+                    acc.iter_mut().zip(y.iter()).for_each(|(a, y)| *a = y.load());
+                    rest(row, i * WIDTH, acc);
+                    y.iter_mut().zip(acc.iter()).for_each(|(y, a)| *y = T::store(*a));
+                }
+            }
+        });
+    });
+}
+
+/// dx (+)= dy·w
+fn input_gradient(cx: &Cx, w: ParamId, dy: &Tensor, dx: &mut Tensor, out: Out) {
+    with_dtype!(dy.dtype(), T => {
+        let n = dy.rows();
+        let dx = MatMut::new(dx.data_mut::<T>(), n, w.cols);
+        gemm(cx.pool(), dx, out, Mat::new(dy.data::<T>(), n, w.rows), weight::<T>(cx, w));
+    });
+}
+
+/// dw += dyᵀ·x,  dbias += Σ_N dy
+fn weight_gradient(cx: &Cx, dw: &mut Grads, w: ParamId, bias: Option<ParamId>, dy: &Tensor, x: &Tensor) {
+    with_dtype!(dy.dtype(), T => {
+        let n = dy.rows();
+        let grad = MatMut::new(dw.view::<<T as Elem>::Acc>(w), w.rows, w.cols);
+        gemm(cx.pool(), grad, Out::Add, Mat::new(dy.data::<T>(), n, w.rows).t(), Mat::new(x.data::<T>(), n, w.cols));
+        if let Some(bias) = bias {
+            add_column_sums(cx.dev, dy.data::<T>(), dw.view(bias));
+        }
+    });
+}

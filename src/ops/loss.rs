@@ -1,0 +1,211 @@
+//! Head and cross-entropy in one pass over chunks of tokens, so that logits never exist as a whole.
+//!
+//!     l = h·wᵀ + b,  lse = log Σ_V e^l,  nll = lse − l[target]
+//!     dl = weight/Z·(softmax(l) − onehot(target)),  dh = Σ_tp dl·w,  dw += dlᵀ·h,  db += Σ_N dl
+//!
+//! h (N, C), w (V/R, C), b (V/R). The vocabulary is split over tp; a row's maximum, sum and target logit are
+//! reduced over it. Z is the global normaliser of the term, known before.
+
+use super::reduce::{add_column_sums, sum};
+use crate::Result;
+use crate::comm::{Comm, Reduce};
+use crate::device::gemm::{Mat, MatMut, Out, gemm, gemm_with};
+use crate::device::{Category, Device, Elem, Real, Shared, simd};
+use crate::tensor::Tensor;
+
+/// Most bytes of logits at a time.
+const CHUNK_BYTES: usize = 128 << 20;
+
+/// This rank's part of the output vocabulary.
+#[derive(Clone, Copy)]
+pub struct Vocab<'a, T> {
+    /// (valid, C)
+    pub w: &'a [T],
+    /// (valid)
+    pub bias: Option<&'a [T]>,
+    /// The global id of the first row.
+    pub first: usize,
+    pub valid: usize,
+}
+
+pub struct VocabGrads<'a, A> {
+    pub w: &'a mut [A],
+    pub bias: Option<&'a mut [A]>,
+}
+
+/// What is to be predicted: a token of weight 0 has no target.
+#[derive(Clone, Copy)]
+pub struct Targets<'a> {
+    /// (N)
+    pub ids: &'a [u32],
+    /// (N)
+    pub weights: &'a [f32],
+    /// 1/Z
+    pub scale: f64,
+}
+
+/// Rows of logits at a time: from the shape alone.
+pub fn chunk_rows(n: usize, valid: usize, elem: usize) -> usize {
+    let rows = CHUNK_BYTES / (valid.max(1) * elem);
+    (rows / 64 * 64).clamp(64, n.max(64)).min(n.max(1))
+}
+
+/// −log p of every target (0 where the weight is 0) into `nll` (N); with `back`, dh and the gradients of the head.
+/// Collective over tp.
+pub fn cross_entropy<T: Elem>(
+    dev: &Device,
+    tp: &dyn Comm,
+    h: &Tensor,
+    vocab: Vocab<T>,
+    targets: Targets,
+    nll: &mut [f32],
+    mut back: Option<(VocabGrads<T::Acc>, &mut Tensor)>,
+) -> Result<()> {
+    let (n, c, v) = (h.rows(), h.cols(), vocab.valid);
+    let step = chunk_rows(n, v, T::Acc::DTYPE.bytes());
+    let mut buffer = Tensor::empty(dev, step, v, T::Acc::DTYPE, Category::Logits);
+    for start in (0..n).step_by(step) {
+        let rows = step.min(n - start);
+        let h = &h.data::<T>()[start * c..(start + rows) * c];
+        let logits = &mut buffer.data_mut::<T::Acc>()[..rows * v];
+        project(dev, h, vocab, logits, c);
+        let (range, scale) = (start..start + rows, targets.scale);
+        let (ids, weights) = (&targets.ids[range.clone()], &targets.weights[range.clone()]);
+        softmax(dev, tp, logits, vocab, ids, weights, scale, &mut nll[range], back.is_some())?;
+        if let Some((grads, dh)) = &mut back {
+            let dl = Mat::new(&*logits, rows, v);
+            let dh = &mut dh.data_mut::<T>()[start * c..(start + rows) * c];
+            gemm(dev.pool(), MatMut::new(dh, rows, c), Out::Store, dl, Mat::new(vocab.w, v, c));
+            gemm(dev.pool(), MatMut::new(grads.w, v, c), Out::Add, dl.t(), Mat::new(h, rows, c));
+            if let Some(bias) = &mut grads.bias {
+                add_column_sums(dev, &*logits, bias);
+            }
+        }
+    }
+    if let (Some((_, dh)), true) = (&mut back, tp.size() > 1) {
+        let part = std::mem::take(*dh);
+        **dh = tp.all_reduce(part, Reduce::Sum, "head dh")?.wait()?;
+    }
+    Ok(())
+}
+
+/// Logits of all rows of h, whole, on every rank: (N, V). For generation and tests.
+pub fn logits<T: Elem>(
+    dev: &Device,
+    tp: &dyn Comm,
+    h: &Tensor,
+    vocab: Vocab<T>,
+    total: usize,
+) -> Result<Tensor> {
+    let (n, c, v) = (h.rows(), h.cols(), vocab.valid);
+    let mut own = Tensor::empty(dev, n, v, T::Acc::DTYPE, Category::Logits);
+    project(dev, h.data::<T>(), vocab, own.data_mut::<T::Acc>(), c);
+    if tp.size() == 1 {
+        return Ok(own);
+    }
+    let mut all = Tensor::zeros(dev, n, total, T::Acc::DTYPE, Category::Logits);
+    for i in 0..n {
+        let to = i * total + vocab.first;
+        all.data_mut::<T::Acc>()[to..to + v].copy_from_slice(&own.data::<T::Acc>()[i * v..(i + 1) * v]);
+    }
+    tp.all_reduce(all, Reduce::Sum, "logits")?.wait()
+}
+
+/// logits = h·wᵀ + b.   h (n, C), logits (n, valid)
+fn project<T: Elem>(dev: &Device, h: &[T], vocab: Vocab<T>, logits: &mut [T::Acc], c: usize) {
+    let (n, v) = (h.len() / c, vocab.valid);
+    let (h, w, out) = (Mat::new(h, n, c), Mat::new(vocab.w, v, c).t(), MatMut::new(logits, n, v));
+    match vocab.bias {
+        None => gemm(dev.pool(), out, Out::Store, h, w),
+        Some(bias) => gemm_with(dev.pool(), out, Out::Store, h, w, |_, col, acc: &mut [T::Acc]| {
+            for (a, b) in acc.iter_mut().zip(&bias[col..]) {
+                *a += b.load();
+            }
+        }),
+    }
+}
+
+/// From logits (n, valid) to nll (n) and, if `back`, in place to dl.
+fn softmax<T: Elem>(
+    dev: &Device,
+    tp: &dyn Comm,
+    logits: &mut [T::Acc],
+    vocab: Vocab<T>,
+    ids: &[u32],
+    weights: &[f32],
+    scale: f64,
+    nll: &mut [f32],
+    back: bool,
+) -> Result<()> {
+    type A<T> = <T as Elem>::Acc;
+    let (n, v) = (ids.len(), vocab.valid);
+    let stat = |cols| Tensor::empty(dev, n, cols, A::<T>::DTYPE, Category::Workspace);
+    let reduce = |t: Tensor, op, what| match tp.size() {
+        1 => Ok(t),
+        _ => tp.all_reduce(t, op, what)?.wait(),
+    };
+    let own = |i: usize| (ids[i] as usize).checked_sub(vocab.first).filter(|t| *t < v);
+
+    let mut max = stat(1);
+    {
+        let (max, logits) = (Shared::new(max.data_mut::<A<T>>()), &*logits);
+        dev.pool().ranges(n, 8, |rows| {
+            for i in rows {
+                // SAFETY: each row is written by one task.
+                let max = unsafe { max.part(i..i + 1) };
+                max[0] = simd(|| row_max(&logits[i * v..(i + 1) * v]));
+            }
+        });
+    }
+    let max = reduce(max, Reduce::Max, "loss max")?;
+
+    let mut sums = stat(2); // [Σ e^(l − max), l[target] − max]
+    let logits = Shared::new(logits);
+    {
+        let (max, sums) = (max.data::<A<T>>(), Shared::new(sums.data_mut::<A<T>>()));
+        dev.pool().ranges(n, 8, |rows| {
+            for i in rows {
+                // SAFETY: each row is written by one task.
+                let (l, sums) = unsafe { (logits.part(i * v..(i + 1) * v), sums.part(2 * i..2 * i + 2)) };
+                sums[1] = own(i).map_or(A::<T>::ZERO, |t| l[t] - max[i]);
+                simd(|| {
+                    l.iter_mut().for_each(|l| *l = (*l - max[i]).exp());
+                    sums[0] = sum::<A<T>>(l, |p| p);
+                });
+            }
+        });
+    }
+    let sums = reduce(sums, Reduce::Sum, "loss sums")?;
+
+    let (sums, nll) = (sums.data::<A<T>>(), Shared::new(nll));
+    dev.pool().ranges(n, 8, |rows| {
+        for i in rows {
+            let (total, target) = (sums[2 * i], sums[2 * i + 1]);
+            // SAFETY: each row is written by one task.
+            let (l, nll) = unsafe { (logits.part(i * v..(i + 1) * v), nll.part(i..i + 1)) };
+            nll[0] = if weights[i] == 0.0 { 0.0 } else { (total.ln() - target).f64() as f32 };
+            if back {
+                let w = A::<T>::of(weights[i] as f64 * scale);
+                let factor = if weights[i] == 0.0 { A::<T>::ZERO } else { w / total };
+                simd(|| l.iter_mut().for_each(|p| *p *= factor));
+                if let Some(t) = own(i) {
+                    l[t] -= w;
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+#[inline(always)]
+fn row_max<A: Real>(x: &[A]) -> A {
+    let mut acc = [A::NEG_INFINITY; 16];
+    let chunks = x.chunks_exact(16);
+    let rest = chunks.remainder();
+    for c in chunks {
+        for l in 0..16 {
+            acc[l] = c[l].max(acc[l]);
+        }
+    }
+    acc.iter().chain(rest).fold(A::NEG_INFINITY, |m, x| x.max(m))
+}

@@ -1,0 +1,34 @@
+//! The global gradient norm: sums of squares in f64 over fixed ranges, part by part of the dp group, whatever the
+//! ZeRO stage, so that the result depends neither on threads nor on who keeps which slice.
+
+use crate::device::{Category, DType, Device, Shared, simd};
+use crate::ops::reduce::sum;
+use crate::params::{Params, Shard, Unit};
+use crate::tensor::Tensor;
+
+const GRAIN: usize = 1 << 14;
+
+/// Σ g² over this dp rank's part of every unit. A tensor that every tp rank holds is counted by the first only.
+pub fn part_square_sum(dev: &Device, params: &Params, tp_rank: usize) -> f64 {
+    params.units.iter().map(|u| unit_sum(dev, u, tp_rank)).sum()
+}
+
+fn unit_sum(dev: &Device, unit: &Unit, tp_rank: usize) -> f64 {
+    let counted = |p: &&crate::params::Placed| p.spec.shard != Shard::Replicated || tp_rank == 0;
+    let parts: Vec<std::ops::Range<usize>> = unit
+        .params
+        .iter()
+        .filter(counted)
+        .map(|p| p.range().start.max(unit.part.start)..p.range().end.min(unit.part.end))
+        .flat_map(|r| (r.start..r.end).step_by(GRAIN).map(move |s| s..(s + GRAIN).min(r.end)))
+        .collect();
+    let mut sums = Tensor::zeros(dev, 1, parts.len(), DType::F64, Category::Workspace);
+    let out = Shared::new(sums.data_mut::<f64>());
+    let grads = unit.grads.data::<f32>();
+    dev.pool().run(parts.len(), |i| {
+        // SAFETY: each task has its own sum.
+        let out = unsafe { out.part(i..i + 1) };
+        out[0] = simd(|| grads[parts[i].clone()].chunks(256).map(|c| sum(c, |g| g * g) as f64).sum());
+    });
+    sums.data::<f64>().iter().sum()
+}

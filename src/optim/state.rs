@@ -1,0 +1,137 @@
+//! The state of an optimizer, always slices: moments of the elements that this rank updates, and its step counter t.
+
+use super::adamw::{AdamStep, Master, adamw, sgd};
+use crate::config::{OptimConfig, OptimKind};
+use crate::device::{Category, DType, Device, Shared};
+use crate::params::{Params, Unit};
+use crate::tensor::Tensor;
+use std::ops::Range;
+
+/// Elements per task.
+const GRAIN: usize = 1 << 15;
+
+/// What one update uses.
+#[derive(Clone, Copy, Debug)]
+pub struct Hyper {
+    pub lr: f64,
+    /// Of every gradient: below 1 when the norm is clipped.
+    pub grad_scale: f64,
+}
+
+pub struct Optimizer {
+    kind: OptimKind,
+    /// Updates made since the state was new.
+    pub t: u64,
+    /// First and second moments (1, slice) of each unit; empty for SGD.
+    pub moments: Vec<[Tensor; 2]>,
+    /// For each unit: ranges with their decay and learning-rate factor, cut to tasks.
+    ranges: Vec<Vec<Span>>,
+}
+
+#[derive(Clone, Debug)]
+struct Span {
+    range: Range<usize>,
+    weight_decay: f64,
+    lr_scale: f64,
+}
+
+impl Optimizer {
+    pub fn new(dev: &Device, config: &OptimConfig, params: &Params) -> Optimizer {
+        let moments = match config.kind {
+            OptimKind::AdamW { .. } => params
+                .units
+                .iter()
+                .map(|u| [0, 1].map(|_| Tensor::zeros(dev, 1, u.slice.len(), DType::F32, Category::Optimizer)))
+                .collect(),
+            OptimKind::Sgd { .. } => vec![],
+        };
+        let ranges = params.units.iter().map(|u| spans(config, u)).collect();
+        Optimizer { kind: config.kind.clone(), t: 0, moments, ranges }
+    }
+
+    /// New moments, t = 0: for a phase that begins with `optimizer = "reset"`.
+    pub fn reset(&mut self) {
+        self.t = 0;
+        for t in self.moments.iter_mut().flatten() {
+            t.bytes_mut().fill(0);
+        }
+    }
+
+    /// First moments start at zero, second moments and t stay.
+    pub fn reset_first_moments(&mut self) {
+        self.moments.iter_mut().for_each(|[m, _]| m.bytes_mut().fill(0));
+    }
+
+    /// One update of this rank's slice of every unit.
+    pub fn update(&mut self, dev: &Device, params: &mut Params, hyper: Hyper) {
+        self.t += 1;
+        if dev.is_meta() {
+            return;
+        }
+        for (i, unit) in params.units.iter_mut().enumerate() {
+            match unit.weights.dtype() {
+                DType::Bf16 => self.update_unit::<half::bf16>(dev, i, unit, hyper),
+                _ => self.update_unit::<f32>(dev, i, unit, hyper),
+            }
+        }
+    }
+
+    fn update_unit<T: crate::device::Elem<Acc = f32>>(
+        &mut self,
+        dev: &Device,
+        i: usize,
+        unit: &mut Unit,
+        hyper: Hyper,
+    ) {
+        let start = unit.slice.start;
+        let grads = unit.grads.data::<f32>();
+        let stored = Shared::new(unit.weights.data_mut::<T>());
+        let master = unit.master.exists().then(|| Shared::new(unit.master.data_mut::<f32>()));
+        let moments = self.moments.get_mut(i).map(|m| m.each_mut().map(|t| Shared::new(t.data_mut::<f32>())));
+        let (spans, t) = (&self.ranges[i], self.t);
+        dev.pool().run(spans.len(), |n| {
+            let Span { range, weight_decay, lr_scale } = &spans[n];
+            let local = range.start - start..range.end - start;
+            let (lr, scale) = ((hyper.lr * lr_scale) as f32, hyper.grad_scale as f32);
+            // SAFETY: spans do not overlap.
+            let stored = unsafe { stored.part(range.clone()) };
+            let w = match &master {
+                // SAFETY: as above.
+                Some(master) => Master::Apart(unsafe { master.part(local.clone()) }, stored),
+                None => Master::Same(bytemuck::cast_slice_mut::<T, f32>(stored)),
+            };
+            let g = &grads[range.clone()];
+            match (&self.kind, &moments) {
+                (OptimKind::AdamW { betas: [beta1, beta2], eps, .. }, Some([m, v])) => {
+                    let step = AdamStep {
+                        lr,
+                        beta1: *beta1 as f32,
+                        beta2: *beta2 as f32,
+                        eps: *eps as f32,
+                        weight_decay: *weight_decay as f32,
+                        correction1: (1.0 - beta1.powi(t as i32)) as f32,
+                        correction2: (1.0 - beta2.powi(t as i32)).sqrt() as f32,
+                        scale,
+                    };
+                    // SAFETY: as above.
+                    let (m, v) = unsafe { (m.part(local.clone()), v.part(local)) };
+                    adamw(step, g, m, v, w);
+                }
+                _ => sgd(lr, *weight_decay as f32, scale, g, w),
+            }
+        });
+    }
+}
+
+/// The tensors of a unit cut to its slice and to tasks; a matching group changes decay and learning rate.
+fn spans(config: &OptimConfig, unit: &Unit) -> Vec<Span> {
+    let mut spans = vec![];
+    for p in &unit.params {
+        let (weight_decay, lr_scale) = config.for_name(&p.spec.name);
+        let own = p.range().start.max(unit.slice.start)..p.range().end.min(unit.slice.end);
+        for start in (own.start..own.end).step_by(GRAIN) {
+            spans.push(Span { range: start..(start + GRAIN).min(own.end), weight_decay, lr_scale });
+        }
+    }
+    spans
+}

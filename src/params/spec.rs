@@ -1,0 +1,96 @@
+//! A logical tensor: the only place that says how a parameter is split. Checkpoints, import, export and growth
+//! think in global tensors; ranks hold boxes of them.
+
+use crate::rng::Philox;
+
+/// How a tensor is split over tp. `unit` rows (or columns) stay together; a part is padded to a multiple of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Shard {
+    Replicated,
+    Rows { unit: usize },
+    Cols { unit: usize },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub enum Init {
+    Zeros,
+    Ones,
+    Normal { std: f64 },
+}
+
+/// Global shape (rows, cols) as [out, in]; a vector has `vector` set and one column.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct ParamSpec {
+    pub name: String,
+    pub rows: usize,
+    pub cols: usize,
+    pub vector: bool,
+    pub shard: Shard,
+    pub init: Init,
+}
+
+/// The part of a tensor that one tp rank holds, in global indices. `stored_rows` ≥ rows includes padding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalBox {
+    pub row: usize,
+    pub rows: usize,
+    pub stored_rows: usize,
+    pub col: usize,
+    pub cols: usize,
+}
+
+impl ParamSpec {
+    pub fn matrix(name: impl ToString, rows: usize, cols: usize, shard: Shard, std: f64) -> ParamSpec {
+        let init = Init::Normal { std };
+        ParamSpec { name: name.to_string(), rows, cols, vector: false, shard, init }
+    }
+    pub fn vector(name: impl ToString, len: usize, shard: Shard, init: Init) -> ParamSpec {
+        ParamSpec { name: name.to_string(), rows: len, cols: 1, vector: true, shard, init }
+    }
+    /// The shape as files and people see it.
+    pub fn shape(&self) -> Vec<usize> {
+        if self.vector { vec![self.rows] } else { vec![self.rows, self.cols] }
+    }
+    pub fn len(&self) -> usize {
+        self.rows * self.cols
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// What rank `rank` of `size` holds.
+    pub fn local(&self, rank: usize, size: usize) -> LocalBox {
+        let part = |n: usize, unit: usize| {
+            let each = n.div_ceil(size).div_ceil(unit) * unit;
+            let first = (rank * each).min(n);
+            (first, each.min(n - first), each)
+        };
+        match self.shard {
+            Shard::Replicated => {
+                LocalBox { row: 0, rows: self.rows, stored_rows: self.rows, col: 0, cols: self.cols }
+            }
+            Shard::Rows { unit } => {
+                let (row, rows, stored_rows) = part(self.rows, unit);
+                LocalBox { row, rows, stored_rows, col: 0, cols: self.cols }
+            }
+            Shard::Cols { unit } => {
+                let (col, cols, each) = part(self.cols, unit);
+                assert_eq!(cols, each, "columns of {} divide over {size} ranks", self.name);
+                LocalBox { row: 0, rows: self.rows, stored_rows: self.rows, col, cols }
+            }
+        }
+    }
+    /// Fills the box (rows, cols), row-major, with initial values: the same numbers whatever the split.
+    pub fn fill(&self, seed: u64, b: LocalBox, out: &mut [f32]) {
+        match self.init {
+            Init::Zeros => out.fill(0.0),
+            Init::Ones => out.fill(1.0),
+            Init::Normal { std } => {
+                let stream = Philox::new(seed, &self.name);
+                for (i, row) in out.chunks_exact_mut(b.cols.max(1)).enumerate() {
+                    let first = (b.row + i) * self.cols + b.col;
+                    stream.fill_normal(first as u64, std as f32, row);
+                }
+            }
+        }
+    }
+}

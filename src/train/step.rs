@@ -1,0 +1,148 @@
+//! One update, on one page: forward and backward through the units of the network, micro-batch by micro-batch,
+//! the gradients of each unit reduced as soon as they are complete, then norm, clip, optimizer, gather.
+
+use super::replica::Replica;
+use super::vote::{Ballot, Vote};
+use crate::comm::{Pending, Reduce};
+use crate::ops::loss::Targets;
+use crate::optim::{Hyper, norm::part_square_sum};
+use crate::tape::{At, Cost, Cx, Grads, Seq, Tape, Var, Weights};
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+
+/// A micro-batch of this rank: what the model sees and what it is to predict.
+pub struct MicroBatch {
+    pub seq: Seq,
+    /// (N) next token, or the masked one
+    pub targets: Vec<u32>,
+    /// (N) 0 where there is nothing to predict
+    pub weights: Vec<f32>,
+    /// (rows) index into the domains of the phase
+    pub domains: Vec<u16>,
+}
+
+/// What an update needs to know besides its data.
+pub struct Update {
+    pub step: u64,
+    pub lr: f64,
+    /// Largest gradient norm.
+    pub clip: Option<f64>,
+    /// Z: sum of all target weights of the update, over all ranks and micro-batches.
+    pub weight_sum: f64,
+}
+
+/// What an update did, the same on every rank.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Mean over all targets of the update, nats.
+    pub loss: f64,
+    pub grad_norm: f64,
+    /// Factor that the clip put on the gradients.
+    pub clip: f64,
+    pub vote: Vote,
+}
+
+/// One tape per unit, in the order of the forward, with the unit's input (none for the embedding) and output.
+type Tapes = Vec<(Tape, Option<Var>, Var)>;
+
+/// Trains on the micro-batches of one update. Collective over all ranks; `ballot` carries what this rank has to say.
+pub fn step(r: &mut Replica, batches: &[MicroBatch], update: &Update, mut ballot: Ballot) -> Result<Outcome> {
+    let mut flights = Vec::with_capacity(r.params.units.len());
+    r.params.zero_grads(&r.dev);
+    for (i, batch) in batches.iter().enumerate() {
+        let last = i + 1 == batches.len();
+        let at = At { step: update.step, layer: 0 };
+        let nll = forward_backward(r, batch, at, 1.0 / update.weight_sum, last.then_some(&mut flights))?;
+        ballot.add_losses(batch, &nll, r.mesh.tp.rank() == 0);
+    }
+    for (unit, flight) in flights {
+        r.params.units[unit].grads = flight.wait()?;
+    }
+    ballot.square_sum = part_square_sum(&r.dev, &r.params, r.mesh.tp.rank());
+    let vote = ballot.cast(&r.dev, &r.mesh)?;
+
+    let (loss, grad_norm) = (vote.loss_sum / update.weight_sum, vote.square_sum.sqrt());
+    if !loss.is_finite() || !grad_norm.is_finite() {
+        return Err(Error::Numerics {
+            step: update.step,
+            problem: format!("loss {loss}, gradient norm {grad_norm}"),
+            remedy: "the weights were not updated; lower lr or clip, or resume from the last checkpoint".into(),
+        });
+    }
+    // As torch.nn.utils.clip_grad_norm_ has it.
+    let clip = update.clip.map_or(1.0, |most| (most / (grad_norm + 1e-6)).min(1.0));
+    r.optim.update(&r.dev, &mut r.params, Hyper { lr: update.lr, grad_scale: clip });
+    r.gather_weights()?;
+    Ok(Outcome { loss, grad_norm, clip, vote })
+}
+
+/// Adds the gradients of one micro-batch; returns −log p of each target (N). With `flights`, the gradients are
+/// complete after it and their reduction over dp is started unit by unit, behind the backward of the next one.
+pub fn forward_backward(
+    r: &mut Replica,
+    batch: &MicroBatch,
+    at: At,
+    scale: f64,
+    mut flights: Option<&mut Vec<(usize, Pending)>>,
+) -> Result<Vec<f32>> {
+    let (mut tapes, h) = forward(r, &batch.seq, at, true)?;
+    let mut nll = vec![0.0; batch.seq.len()];
+    let targets = Targets { ids: &batch.targets, weights: &batch.weights, scale };
+    let Replica { dev, mesh, net, params, .. } = &mut *r;
+    let mut dy = net.head.loss(dev, mesh.tp.as_ref(), params, &net.embed, &h, targets, &mut nll, true)?;
+    drop(h);
+    for unit in (0..tapes.len()).rev() {
+        let (mut tape, x, y) = tapes.pop().expect("one tape for each unit");
+        let u = &mut params.units[unit];
+        let at = At { layer: unit, ..at };
+        let cx = Cx { dev, tp: mesh.tp.as_ref(), w: Weights(&u.weights), seq: &batch.seq, at };
+        dy = tape.backward(&cx, &mut Grads(&mut u.grads), y, dy, x)?;
+        if let Some(flights) = &mut flights {
+            let grads = std::mem::take(&mut u.grads);
+            flights.push((unit, mesh.dp.all_reduce(grads, Reduce::Sum, &format!("{} grads", u.name))?));
+        }
+    }
+    Ok(nll)
+}
+
+/// Through all units: their tapes, sealed (empty unless `train`), and what the head's projection reads (N, C).
+pub fn forward(r: &Replica, seq: &Seq, at: At, train: bool) -> Result<(Tapes, Tensor)> {
+    let Replica { dev, mesh, net, params, recompute, .. } = r;
+    let mut tapes = Tapes::with_capacity(params.units.len());
+    let mut x = Tensor::default();
+    for (unit, u) in params.units.iter().enumerate() {
+        let at = At { layer: unit, ..at };
+        let cx = Cx { dev, tp: mesh.tp.as_ref(), w: Weights(&u.weights), seq, at };
+        let mut tape = Tape::default();
+        let input = (unit > 0).then(|| tape.input(std::mem::take(&mut x)));
+        let y = match input {
+            None => net.embed.forward(&mut tape, &cx)?,
+            Some(x) if unit <= net.blocks.len() => net.blocks[unit - 1].forward(&mut tape, &cx, x)?,
+            Some(x) => net.head.forward(&mut tape, &cx, x)?,
+        };
+        x = tape.value(y).clone();
+        tape.seal(*recompute);
+        if train {
+            tapes.push((tape, input, y));
+        }
+    }
+    Ok((tapes, x))
+}
+
+/// −log p of each target (N), without gradients. Collective over tp.
+pub fn evaluate(r: &mut Replica, batch: &MicroBatch, at: At) -> Result<Vec<f32>> {
+    let (_, h) = forward(r, &batch.seq, at, false)?;
+    let mut nll = vec![0.0; batch.seq.len()];
+    let targets = Targets { ids: &batch.targets, weights: &batch.weights, scale: 0.0 };
+    let Replica { dev, mesh, net, params, .. } = r;
+    net.head.loss(dev, mesh.tp.as_ref(), params, &net.embed, &h, targets, &mut nll, false)?;
+    Ok(nll)
+}
+
+/// Matrix-product FLOPs of one forward as the tapes count them.
+pub fn forward_cost(tapes: &[(Tape, Option<Var>, Var)]) -> Cost {
+    tapes.iter().fold(Cost::default(), |sum, (t, ..)| Cost {
+        flops: sum.flops + t.cost().flops,
+        bytes: sum.bytes + t.cost().bytes,
+    })
+}
