@@ -54,6 +54,10 @@ impl Tensor {
     pub fn dtype(&self) -> DType {
         self.dtype
     }
+    /// On the Meta device: it has a shape and no values.
+    pub fn is_meta(&self) -> bool {
+        self.buffer.is_meta()
+    }
     pub fn bytes(&self) -> &[u8] {
         self.buffer.bytes()
     }
