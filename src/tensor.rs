@@ -65,6 +65,10 @@ impl Tensor {
     pub fn exists(&self) -> bool {
         self.buffer.is_some()
     }
+    /// On the Meta device: it has a shape and no values.
+    pub fn is_meta(&self) -> bool {
+        self.buffer.as_ref().is_some_and(|b| b.is_meta())
+    }
     pub fn bytes(&self) -> &[u8] {
         self.buffer.as_ref().expect("the tensor exists").bytes()
     }

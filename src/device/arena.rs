@@ -179,6 +179,10 @@ unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
+    /// Counted only: the Meta device's.
+    pub fn is_meta(&self) -> bool {
+        !self.arena.backed
+    }
     /// Panics on the Meta device, which has no bytes: an op ran where it should only have been counted.
     pub fn bytes(&self) -> &[u8] {
         assert!(self.arena.backed, "the Meta device has no values");

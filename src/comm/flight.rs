@@ -1,0 +1,284 @@
+//! One collective of a group while it is under way: what each rank posted, which ranks reached which stage, and the
+//! movement of values.
+//!
+//! Stages: 0 all posted; then, for buffers above `SMALL`, the ranks work on each other's buffers in place, with a
+//! rendezvous after each pass. Small buffers are posted by value: every rank computes its result from the copies
+//! after stage 0 and leaves, one rendezvous in all.
+//!
+//! Memory safety: buffers of other ranks are touched only inside `enter`. A rank that
+//! gives up first closes the flight and waits until nobody is inside; only then is its buffer free.
+
+use super::group::Group;
+use super::reduce::reduce;
+use super::{Kind, Reduce};
+use crate::device::DType;
+use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
+
+/// Largest buffer, in bytes, that is posted by value.
+const SMALL: usize = 4096;
+pub const STAGES: usize = 3;
+
+/// What a rank called; all ranks of a group must agree on it.
+#[derive(Clone, PartialEq)]
+pub struct Call {
+    pub kind: Kind,
+    pub reduce: Reduce,
+    pub root: usize,
+    pub dtype: DType,
+    pub len: usize,
+    pub what: Arc<str>,
+}
+
+impl Call {
+    pub fn bytes(&self) -> usize {
+        self.len * self.dtype.bytes()
+    }
+    /// Why n ranks cannot do it.
+    fn refusal(&self, n: usize) -> Option<String> {
+        match self.kind {
+            Kind::ReduceScatter | Kind::AllGather | Kind::AllToAll if !self.len.is_multiple_of(n) => {
+                Some(format!("{self} over {n} ranks, which do not divide the number of values"))
+            }
+            Kind::Broadcast if self.root >= n => {
+                Some(format!("{self} over {n} ranks, which have no such root"))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Call { kind, reduce, root, dtype, len, what } = self;
+        match kind {
+            Kind::Barrier | Kind::Split => write!(f, "{kind} ({what})"),
+            Kind::AllReduce => write!(f, "{kind} {} of {len} {dtype} ({what})", reduce.name()),
+            Kind::Broadcast => write!(f, "{kind} from {root} of {len} {dtype} ({what})"),
+            _ => write!(f, "{kind} of {len} {dtype} ({what})"),
+        }
+    }
+}
+
+/// A rank's part in a flight.
+pub struct Post {
+    pub call: Call,
+    buffer: *mut u8,
+    /// The values at the time of the call, if the buffer is small; u64 for the alignment.
+    copy: Option<Box<[u64]>>,
+}
+// SAFETY: the buffer is followed only by the rules at the head of this file.
+unsafe impl Send for Post {}
+// SAFETY: as above.
+unsafe impl Sync for Post {}
+
+impl Post {
+    pub fn new(call: Call, values: &mut [u8]) -> Post {
+        assert_eq!(values.len(), call.bytes(), "bytes of {call}");
+        let copy = (values.len() <= SMALL).then(|| {
+            let mut copy = vec![0u64; values.len().div_ceil(8)].into_boxed_slice();
+            bytemuck::cast_slice_mut(&mut copy)[..values.len()].copy_from_slice(values);
+            copy
+        });
+        Post { call, buffer: values.as_mut_ptr(), copy }
+    }
+    fn source(&self) -> *mut u8 {
+        // A copy is only read.
+        self.copy.as_ref().map_or(self.buffer, |c| c.as_ptr().cast_mut().cast())
+    }
+}
+
+pub struct Flight {
+    pub sequence: u64,
+    posts: Box<[OnceLock<Post>]>,
+    /// How many ranks reached each stage, and how many stages each rank reached (or `LEFT`).
+    counts: [AtomicUsize; STAGES],
+    reached: Box<[AtomicU8]>,
+    /// Ranks that touch buffers now; with `CLOSED` none may begin.
+    inside: AtomicUsize,
+    /// The groups a split makes.
+    pub groups: OnceLock<Vec<Arc<Group>>>,
+}
+
+const CLOSED: usize = 1 << 32;
+const LEFT: u8 = u8::MAX;
+
+/// Where a rank stands, for reports.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Stand {
+    There,
+    NotStarted,
+    NotWaited,
+    Left,
+}
+
+impl Flight {
+    pub fn new(sequence: u64, size: usize) -> Flight {
+        Flight {
+            sequence,
+            posts: (0..size).map(|_| OnceLock::new()).collect(),
+            counts: Default::default(),
+            reached: (0..size).map(|_| AtomicU8::new(0)).collect(),
+            inside: AtomicUsize::new(0),
+            groups: OnceLock::new(),
+        }
+    }
+    pub fn size(&self) -> usize {
+        self.posts.len()
+    }
+    pub fn post(&self, rank: usize, post: Post) {
+        assert!(self.posts[rank].set(post).is_ok(), "rank {rank} posts once in flight {}", self.sequence);
+    }
+    pub fn posted(&self, rank: usize) -> &Post {
+        self.posts[rank].get().expect("all ranks have posted after stage 0")
+    }
+    /// True for the rank that completes the stage.
+    pub fn arrive(&self, rank: usize, stage: usize) -> bool {
+        self.reached[rank].store(stage as u8 + 1, SeqCst);
+        self.counts[stage].fetch_add(1, SeqCst) + 1 == self.size()
+    }
+    pub fn complete(&self, stage: usize) -> bool {
+        self.counts[stage].load(SeqCst) == self.size()
+    }
+    pub fn stand(&self, rank: usize, stage: usize) -> Stand {
+        match self.reached[rank].load(SeqCst) {
+            LEFT => Stand::Left,
+            0 => Stand::NotStarted,
+            n if n as usize > stage => Stand::There,
+            _ => Stand::NotWaited,
+        }
+    }
+
+    /// After stage 0: None if all ranks called the same and it can be done, else the world rank that differs from most
+    /// and what is wrong. All ranks get the same answer. `members` are the world ranks.
+    pub fn disagreement(&self, members: &[usize]) -> Option<(usize, String)> {
+        let call = |rank: usize| &self.posted(rank).call;
+        let n = self.size();
+        if (1..n).all(|r| call(r) == call(0)) {
+            return call(0).refusal(n).map(|problem| (members[0], format!("called {problem}")));
+        }
+        let votes = |&r: &usize| (0..n).filter(|&s| call(s) == call(r)).count();
+        let most = (0..n).rev().max_by_key(votes).expect("a group has ranks");
+        let odd = (0..n).find(|&r| call(r) != call(most)).expect("they differ");
+        Some((
+            members[odd],
+            format!("called {} where rank {} called {}", call(odd), members[most], call(most)),
+        ))
+    }
+
+    /// Whether ranks work on each other's buffers, so that more stages may follow the first.
+    pub fn in_place(&self, rank: usize) -> bool {
+        self.posted(rank).copy.is_none()
+    }
+
+    /// The values a rank posted, which were few.
+    pub fn posted_words(&self, rank: usize) -> &[u64] {
+        self.posted(rank).copy.as_deref().expect("posted by value")
+    }
+
+    /// Runs what touches the others' buffers, unless a rank gave up; says whether it ran.
+    pub fn enter(&self, work: impl FnOnce()) -> bool {
+        struct Inside<'a>(&'a AtomicUsize);
+        impl Drop for Inside<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, SeqCst);
+            }
+        }
+        let open = self.inside.fetch_add(1, SeqCst) < CLOSED;
+        let _inside = Inside(&self.inside);
+        if open {
+            work();
+        }
+        open
+    }
+
+    /// This rank gives up: when this returns, nobody touches its buffer any more.
+    pub fn leave(&self, rank: usize) {
+        self.reached[rank].store(LEFT, SeqCst);
+        self.inside.fetch_or(CLOSED, SeqCst);
+        // What they do inside takes no longer than copying a buffer.
+        while self.inside.load(SeqCst) & (CLOSED - 1) != 0 {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Where the values of rank r are read.
+    fn sources(&self) -> Vec<*mut u8> {
+        (0..self.size()).map(|r| self.posted(r).source()).collect()
+    }
+
+    /// The values that rank r reduces, or owns.
+    fn slice(&self, r: usize) -> Range<usize> {
+        let call = &self.posted(r).call;
+        // Two ranks do not write to one cache line.
+        let line = if call.kind == Kind::AllReduce { 64 / call.dtype.bytes() } else { 1 };
+        let each = call.len.div_ceil(self.size()).next_multiple_of(line);
+        (r * each).min(call.len)..((r + 1) * each).min(call.len)
+    }
+
+    /// Copies a range of values to the same place in this rank's buffer.
+    ///
+    /// # Safety
+    /// By value or inside `enter`, and no other rank writes to either place.
+    unsafe fn fetch(&self, rank: usize, from: *mut u8, range: Range<usize>) {
+        let post = self.posted(rank);
+        let size = post.call.dtype.bytes();
+        // SAFETY: the range lies in both buffers, which are different.
+        unsafe {
+            let (from, to) = (from.add(range.start * size), post.buffer.add(range.start * size));
+            std::ptr::copy_nonoverlapping(from, to, range.len() * size);
+        }
+    }
+
+    /// The work of a rank after stage 0: all of it, except for an all_reduce in place.
+    pub fn first_pass(&self, rank: usize) {
+        let post = self.posted(rank);
+        let Call { kind, dtype, len, root, reduce: by, .. } = post.call;
+        let sources = self.sources();
+        let others = (0..self.size()).filter(|&r| r != rank);
+        match kind {
+            Kind::AllReduce | Kind::ReduceScatter => {
+                let whole = kind == Kind::AllReduce && !self.in_place(rank);
+                let range = if whole { 0..len } else { self.slice(rank) };
+                // SAFETY: in place, this rank alone touches the range of its slice in its own buffer and others only
+                // read that range of theirs; by value, only this rank touches its buffer.
+                unsafe { reduce(post.buffer, &sources, range, dtype, by) }
+            }
+            // SAFETY: slice r of buffer r is written by nobody, slice r of this buffer by this rank alone.
+            Kind::AllGather => others.for_each(|r| unsafe { self.fetch(rank, sources[r], self.slice(r)) }),
+            // SAFETY: the root's buffer is written by nobody, this one by this rank alone.
+            Kind::Broadcast if rank != root => unsafe { self.fetch(rank, sources[root], 0..len) },
+            Kind::AllToAll => others.for_each(|r| self.exchange(rank, r, sources[r])),
+            Kind::Broadcast | Kind::Barrier | Kind::Split => {}
+        }
+    }
+
+    /// Slice `rank` of the other becomes our slice `other`; in place, the two are swapped by one of the pair.
+    fn exchange(&self, rank: usize, other: usize, source: *mut u8) {
+        let post = self.posted(rank);
+        let size = post.call.dtype.bytes();
+        let (mine, theirs) = (self.slice(other), self.slice(rank));
+        // SAFETY: both slices lie in their buffers; a pair's two slices are touched by one rank alone, which parity
+        // picks so that every rank has about the same to do.
+        unsafe {
+            let to = post.buffer.add(mine.start * size);
+            let from = source.add(theirs.start * size);
+            if !self.in_place(rank) {
+                std::ptr::copy_nonoverlapping(from, to, mine.len() * size);
+            } else if ((rank + other) % 2 == 0) == (rank < other) {
+                std::ptr::swap_nonoverlapping(from, to, mine.len() * size);
+            }
+        }
+    }
+
+    /// The second pass of an all_reduce in place: the slices that the others reduced.
+    pub fn second_pass(&self, rank: usize) {
+        let sources = self.sources();
+        for r in (0..self.size()).filter(|&r| r != rank) {
+            // SAFETY: slice r of buffer r is complete and written by nobody, slice r of this buffer by this rank alone.
+            unsafe { self.fetch(rank, sources[r], self.slice(r)) }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! One rank without peers. With size 1 every collective is the identity; with a pretended size it only counts, on
+//! tensors of the Meta device: the planner's view of one rank of many.
+
+use super::record::{Counters, Progress, Recent};
+use super::{Comm, Kind, Pending, Record, Reduce, Traffic};
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+pub struct Solo {
+    rank: usize,
+    size: usize,
+    axis: Arc<str>,
+    next: AtomicU64,
+    traffic: Counters,
+    shared: Arc<Shared>,
+}
+
+/// What the groups of one rank have in common.
+#[derive(Default)]
+struct Shared {
+    recent: Recent,
+    aborted: OnceLock<String>,
+}
+
+impl Solo {
+    /// The only rank.
+    pub fn new() -> Solo {
+        Solo::pretend(0, 1, "world")
+    }
+    /// Counts as if it were one of many; refuses tensors that have values.
+    pub fn pretend(rank: usize, size: usize, axis: &str) -> Solo {
+        assert!(rank < size, "rank {rank} of a group of {size}");
+        Solo {
+            rank,
+            size,
+            axis: axis.into(),
+            next: AtomicU64::new(0),
+            traffic: Counters::default(),
+            shared: Arc::default(),
+        }
+    }
+    /// A group that this rank is in too: the same records, the same end.
+    pub fn pretend_part(&self, rank: usize, size: usize, axis: &str) -> Solo {
+        Solo { shared: self.shared.clone(), ..Solo::pretend(rank, size, axis) }
+    }
+
+    fn count(&self, kind: Kind, bytes: usize, what: &str) -> Result<()> {
+        if let Some(reason) = self.shared.aborted.get() {
+            return Err(Error::RankLost { rank: self.rank, problem: reason.clone() });
+        }
+        self.traffic.add(kind, bytes, self.size);
+        self.shared.recent.push(Record {
+            sequence: self.next.fetch_add(1, Relaxed),
+            kind,
+            bytes,
+            axis: self.axis.clone(),
+            what: what.into(),
+            progress: Progress::Done,
+            at: Instant::now(),
+        });
+        Ok(())
+    }
+
+    fn run(&self, kind: Kind, t: Tensor, what: &str) -> Result<Pending> {
+        assert!(
+            self.size == 1 || t.is_meta(),
+            "{kind} of {what}: a pretended group of {} ranks only counts",
+            self.size
+        );
+        self.count(kind, t.len() * t.dtype().bytes(), what)?;
+        Ok(Pending::ready(t))
+    }
+}
+
+impl Default for Solo {
+    fn default() -> Solo {
+        Solo::new()
+    }
+}
+
+impl Comm for Solo {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+    fn size(&self) -> usize {
+        self.size
+    }
+    fn axis(&self) -> &str {
+        &self.axis
+    }
+    fn all_reduce(&self, t: Tensor, _: Reduce, what: &str) -> Result<Pending> {
+        self.run(Kind::AllReduce, t, what)
+    }
+    fn reduce_scatter(&self, t: Tensor, what: &str) -> Result<Pending> {
+        self.run(Kind::ReduceScatter, t, what)
+    }
+    fn all_gather(&self, t: Tensor, what: &str) -> Result<Pending> {
+        self.run(Kind::AllGather, t, what)
+    }
+    fn broadcast(&self, t: Tensor, root: usize, what: &str) -> Result<Pending> {
+        assert!(root < self.size, "broadcast of {what}: root {root} of {} ranks", self.size);
+        self.run(Kind::Broadcast, t, what)
+    }
+    fn all_to_all(&self, t: Tensor, what: &str) -> Result<Pending> {
+        self.run(Kind::AllToAll, t, what)
+    }
+    fn barrier(&self, what: &str) -> Result<()> {
+        self.count(Kind::Barrier, 0, what)
+    }
+    /// Panics for a pretended size, where the colors of the others are not known: `Mesh::pretend` makes the groups.
+    fn split(&self, _: usize, _: usize, axis: &str) -> Result<Arc<dyn Comm>> {
+        assert_eq!(self.size, 1, "ranks of a group that can be split without peers");
+        self.count(Kind::Split, 0, axis)?;
+        Ok(Arc::new(self.pretend_part(0, 1, axis)))
+    }
+    fn abort(&self, reason: &str) {
+        let _ = self.shared.aborted.set(reason.into()); // the first reason stays
+    }
+    fn traffic(&self) -> Traffic {
+        self.traffic.read()
+    }
+    fn recent(&self) -> Vec<Record> {
+        self.shared.recent.read()
+    }
+}

@@ -1,0 +1,1 @@
+//! Collectives of threads against straightforward computations.
