@@ -141,7 +141,12 @@ fn add_to<T: Elem>(acc: &mut [T::Acc], x: &[T]) {
 }
 
 /// Applies an epilogue to rows that a collective had to sum first.
-fn finish_rows<T: Elem>(cx: &Cx, y: &mut [T], cols: usize, rest: impl Fn(usize, usize, &mut [T::Acc]) + Sync) {
+fn finish_rows<T: Elem>(
+    cx: &Cx,
+    y: &mut [T],
+    cols: usize,
+    rest: impl Fn(usize, usize, &mut [T::Acc]) + Sync,
+) {
     const WIDTH: usize = 256;
     let n = y.len() / cols;
     let out = Shared::new(y);

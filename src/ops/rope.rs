@@ -26,7 +26,8 @@ impl RopeTable {
         let inverse: Vec<f64> =
             (0..half).map(|e| scaled(theta.powf(-(e as f64) / half as f64), scaling)).collect();
         let angles = (0..positions).flat_map(|p| inverse.iter().map(move |f| p as f64 * f));
-        let f64: [Vec<f64>; 2] = angles.map(|a| (a.cos(), a.sin())).unzip::<f64, f64, Vec<_>, Vec<_>>().into();
+        let f64: [Vec<f64>; 2] =
+            angles.map(|a| (a.cos(), a.sin())).unzip::<f64, f64, Vec<_>, Vec<_>>().into();
         let f32 = [0, 1].map(|i| f64[i].iter().map(|&x| x as f32).collect());
         RopeTable { half, f32, f64 }
     }
