@@ -26,10 +26,9 @@ impl RunConfig {
         let mut table = String::new();
         for line in self.lines() {
             if line.table != table {
-                let header = if line.table.starts_with("phase.") { "[[phase]]" } else { "" };
-                text += &match header {
-                    "" => format!("\n[{}]\n", line.table),
-                    _ => format!("\n{header}\n"),
+                text += &match line.table.starts_with("phase.") {
+                    true => "\n[[phase]]\n".into(),
+                    false => format!("\n[{}]\n", line.table),
                 };
                 table = line.table;
             }
