@@ -168,6 +168,7 @@ fn ranks_that_do_not_fit_are_answered_with_numbers_that_do() {
     };
     says(3, "tp = 2 does not divide 3 ranks; start 4 ranks, or set tp to one of 1");
     says(0, "start 2 ranks");
+    says(usize::MAX - 1, "run.global_batch: 64 sequences in phase");
     says(6, "set global_batch to 48 or 72");
     says(32, "set global_batch to 128, or micro_batch to one of 1, 2, 4");
 }
@@ -189,6 +190,9 @@ fn resolved_files_resolve_to_the_same_run() {
         assert_eq!(first, second, "{resolved}");
         assert_eq!((first.hash(), resolved.clone()), (second.hash(), second.resolved_toml()));
         toml::from_str::<toml::Table>(&resolved).unwrap();
+        let set = ["run.attention=full".to_string()];
+        let full = RunConfig::parse(&resolved, "run.toml", &set).unwrap();
+        assert!(full.phases.iter().all(|p| p.attention == Attention::Full), "overrides reach the phases");
     }
 }
 
