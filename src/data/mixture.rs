@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// A counter row is kept every so many samples, so that going back does not replay the run.
-const MARK: u64 = 1 << 16;
+const MARK: u64 = 1 << 12;
 const FILE: &str = "run file";
 
 /// The weights of a whole run: entries by first sample, the first of them at 0.
@@ -115,7 +115,7 @@ impl Mixture {
         (domain, index)
     }
 
-    /// Makes `sample` the next one. Forward costs the samples between, back at most 65536 if it was passed before.
+    /// Makes `sample` the next one. Forward costs the samples between, back at most 4096 if it was passed before.
     pub fn seek(&mut self, sample: u64) {
         let (&mark, counts) = self.marks.range(..=sample).next_back().expect("there is a mark at 0");
         if sample < self.sample || mark > self.sample {
@@ -221,6 +221,7 @@ fn shares(entry: &Entry, names: &[String]) -> Result<Vec<f64>> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)] // here it is how a test fails
 mod tests {
     use super::*;
 
