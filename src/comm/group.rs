@@ -56,7 +56,7 @@ impl Run {
     pub fn finish(&self, rank: usize) {
         let unwaited = self.unwaited(rank).take();
         if let Some(what) = unwaited {
-            self.lose(rank, format!("dropped {what} without waiting for it"));
+            self.lose(rank, format!("dropped {what}, without waiting for it"));
         }
         self.ranks[rank].finished.store(true, SeqCst);
         self.any_finished.store(true, SeqCst);
@@ -129,7 +129,7 @@ impl Group {
         let world_rank = self.members[me];
         self.run.check()?;
         if let Some(what) = &*self.run.unwaited(world_rank) {
-            self.run.lose(world_rank, format!("dropped {what} without waiting for it"));
+            self.run.lose(world_rank, format!("dropped {what}, without waiting for it"));
             self.run.check()?;
         }
         let mut record = Record {
