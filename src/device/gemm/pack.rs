@@ -7,6 +7,9 @@
 use super::kernel::Kernel;
 use crate::device::{Elem, Real};
 
+/// How many values beyond the end a transpose may write, into a width that is no multiple of 8.
+pub(super) const SPILL: usize = 7;
+
 /// Lines of a matrix over a block of K.
 #[derive(Clone, Copy)]
 pub(super) struct Source<T> {
@@ -24,7 +27,8 @@ impl<T> Source<T> {
 }
 
 /// Panels of `full` lines one after the other, `full`·depth values apart; the last is as wide as the lines left,
-/// rounded up to `lanes`. A transpose into a width that is no multiple of 8 may write up to 7 values beyond the end.
+/// rounded up to `lanes`. Up to SPILL values more
+/// may be written.
 ///
 /// # Safety
 /// The machine has K's instruction set; the source has the lines over the depth; dst has room.

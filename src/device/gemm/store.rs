@@ -52,8 +52,16 @@ impl<C: Elem, E: Fn(usize, usize, &mut [C::Acc])> Target<'_, C, E> {
             unsafe {
                 match self.step {
                     Step::Begin => sums.copy_from_nonoverlapping(x.as_ptr(), cols),
-                    Step::More => (0..cols).for_each(|j| *sums.add(j) += x[j]),
-                    Step::Last => (0..cols).for_each(|j| x[j] = *sums.add(j) + x[j]),
+                    Step::More => {
+                        for (j, x) in x.iter_mut().enumerate() {
+                            *sums.add(j) += *x
+                        }
+                    }
+                    Step::Last => {
+                        for (j, x) in x.iter_mut().enumerate() {
+                            *x = *sums.add(j) + *x
+                        }
+                    }
                     Step::Only => {}
                 }
             }
@@ -67,8 +75,16 @@ impl<C: Elem, E: Fn(usize, usize, &mut [C::Acc])> Target<'_, C, E> {
             // SAFETY: the caller's promise.
             unsafe {
                 match self.out {
-                    Out::Store => (0..cols).for_each(|j| *c.add(j) = C::store(x[j])),
-                    Out::Add => (0..cols).for_each(|j| *c.add(j) = C::store((*c.add(j)).load() + x[j])),
+                    Out::Store => {
+                        for (j, x) in x.iter_mut().enumerate() {
+                            *c.add(j) = C::store(*x)
+                        }
+                    }
+                    Out::Add => {
+                        for (j, x) in x.iter_mut().enumerate() {
+                            *c.add(j) = C::store((*c.add(j)).load() + *x)
+                        }
+                    }
                 }
             }
         }
