@@ -288,6 +288,16 @@ mod tests {
     }
 
     #[test]
+    fn a_domain_whose_weight_ends_is_not_drawn_for_what_it_still_lacks() {
+        // After one sample b lacks half a draw, which after five more is as much as c lacks.
+        let mut ledger = Ledger::constant(&[("a", 0.5), ("b", 0.5)]);
+        ledger.entries.push(Entry { first_sample: 1, weights: vec![("a".into(), 0.1), ("c".into(), 0.9)] });
+        let mut m = Mixture::new(&ledger, &names(&["a", "b", "c"])).unwrap();
+        m.seek(1000);
+        assert_eq!(m.counts[1], 0);
+    }
+
+    #[test]
     fn bad_ledgers_and_foreign_snapshots_are_refused_with_the_value() {
         let all = names(&["a", "b", "c"]);
         let entry = |first_sample, weights: &[(&str, f64)]| Entry {

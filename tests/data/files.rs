@@ -129,6 +129,20 @@ fn every_token_is_found_in_its_document() {
 }
 
 #[test]
+fn a_document_is_hashed_by_its_first_4096_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = corpus(folder.path(), "web", &[7, 5000, 2048, 2049]);
+    let bin = fs::read(folder.path().join("web.bin")).unwrap();
+    for (doc, bytes) in [(0, 0..14), (1, 14..14 + 4096), (2, 10_014..14_110), (3, 14_110..18_206)] {
+        assert_eq!(
+            corpus.document_hash(doc).unwrap(),
+            xxhash_rust::xxh3::xxh3_64(&bin[bytes]),
+            "document {doc}"
+        );
+    }
+}
+
+#[test]
 fn the_public_domain_sample_makes_a_corpus() {
     let text = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/text");
     let folder = tempfile::tempdir().unwrap();
