@@ -106,7 +106,7 @@ const CLOSED: usize = 1 << 32;
 const LEFT: u8 = u8::MAX;
 
 /// Where a rank stands, for reports.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stand {
     There,
     NotStarted,
@@ -268,9 +268,46 @@ impl Flight {
             let from = source.add(theirs.start * size);
             if !self.in_place(rank) {
                 std::ptr::copy_nonoverlapping(from, to, mine.len() * size);
-            } else if ((rank + other) % 2 == 0) == (rank < other) {
+            } else if (rank + other).is_multiple_of(2) == (rank < other) {
                 std::ptr::swap_nonoverlapping(from, to, mine.len() * size);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicBool;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    #[test]
+    fn who_gives_up_leaves_when_nobody_is_inside_and_nobody_enters_after() {
+        let flight = &Flight::new(0, 2);
+        let copied = &AtomicBool::new(false);
+        let (entered, see_entered) = channel();
+        let (go_on, may_go_on) = channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                flight.enter(|| {
+                    entered.send(()).unwrap();
+                    may_go_on.recv().unwrap();
+                    copied.store(true, SeqCst);
+                })
+            });
+            see_entered.recv().unwrap();
+            scope.spawn(|| {
+                flight.leave(0);
+                assert!(copied.load(SeqCst), "it left while the other was copying");
+            });
+            while flight.stand(0, 0) != Stand::Left {
+                std::thread::yield_now();
+            }
+            // Time for it to leave wrongly.
+            std::thread::sleep(Duration::from_millis(20));
+            go_on.send(()).unwrap();
+        });
+        assert!(!flight.enter(|| panic!("the flight is closed")));
     }
 }

@@ -202,7 +202,7 @@ impl Group {
             return Ok(());
         }
         if self.run.lost().is_none() {
-            let (rank, problem) = self.behind(flight, me, stage);
+            let Some((rank, problem)) = self.behind(flight, me, stage) else { return Ok(()) };
             // Said at once: `run_ranks` cannot return before a hanging rank does.
             tracing::error!("rank {rank}: {problem}");
             self.run.lose(rank, problem);
@@ -219,8 +219,8 @@ impl Group {
         self.run.any_finished.load(SeqCst) && (0..self.members.len()).any(gone)
     }
 
-    /// The first rank that has not reached the stage, and a sentence about all of them.
-    fn behind(&self, flight: &Flight, me: usize, stage: usize) -> (usize, String) {
+    /// The first rank that has not reached the stage, and a sentence about all of them. None: they came just now.
+    fn behind(&self, flight: &Flight, me: usize, stage: usize) -> Option<(usize, String)> {
         let mut first = None;
         let mut stories = Vec::new();
         for (r, &member) in self.members.iter().enumerate() {
@@ -243,7 +243,7 @@ impl Group {
             self.run.deadline,
             stories.join("; ")
         );
-        (first.unwrap_or(self.members[me]), problem)
+        first.map(|rank| (rank, problem))
     }
 }
 

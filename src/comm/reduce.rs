@@ -38,7 +38,7 @@ unsafe fn typed<T: Elem>(outputs: &[*mut u8], sources: &[*mut u8], range: Range<
                 match by {
                     _ if rank == 0 => each(acc, x, |_, x| x),
                     Reduce::Sum => each(acc, x, |a, x| a + x),
-                    Reduce::Max => each(acc, x, |a, x| if x > a || x != x { x } else { a }),
+                    Reduce::Max => each(acc, x, |a, x| if x > a || is_nan(x) { x } else { a }),
                 }
             }
             for output in outputs {
@@ -57,4 +57,10 @@ fn each<T: Elem>(acc: &mut [T::Acc], x: &[T], f: impl Fn(T::Acc, T::Acc) -> T::A
     for (a, x) in acc.iter_mut().zip(x) {
         *a = f(*a, x.load());
     }
+}
+
+#[inline(always)]
+#[expect(clippy::eq_op, reason = "only NaN differs from itself")]
+fn is_nan<R: Real>(x: R) -> bool {
+    x != x
 }
