@@ -146,8 +146,10 @@ fn central(mut loss: impl FnMut(f64) -> f64) -> f64 {
 }
 
 fn cases(dev: &Device) -> Vec<Case> {
-    let vector = |u: &mut Declare, name: &str, n| u.one(ParamSpec::vector(name, n, Shard::Replicated, Init::Ones));
-    let matrix = |u: &mut Declare, name: &str, r, c| u.one(ParamSpec::matrix(name, r, c, Shard::Replicated, 1.0));
+    let vector =
+        |u: &mut Declare, name: &str, n| u.one(ParamSpec::vector(name, n, Shard::Replicated, Init::Ones));
+    let matrix =
+        |u: &mut Declare, name: &str, r, c| u.one(ParamSpec::matrix(name, r, c, Shard::Replicated, 1.0));
     let mut all = vec![];
     for (name, kind) in [("LayerNorm", NormKind::Layer), ("RmsNorm", NormKind::Rms)] {
         all.push(Case::new(dev, name, &[(N, 21)], |u| {
@@ -196,7 +198,8 @@ fn cases(dev: &Device) -> Vec<Case> {
     }
     let heads = Heads { heads: 4, kv_heads: 2, head_dim: 6 };
     let width = (heads.heads + 2 * heads.kv_heads) * heads.head_dim;
-    for scaling in [None, Some(RopeScaling { factor: 8.0, low_freq: 1.0, high_freq: 4.0, original_max: 16 })] {
+    for scaling in [None, Some(RopeScaling { factor: 8.0, low_freq: 1.0, high_freq: 4.0, original_max: 16 })]
+    {
         let table = Arc::new(RopeTable::new(6, N, 100.0, scaling.as_ref()));
         all.push(Case::new(dev, "Rope", &[(N, width)], |_| {
             let op = move || Rope { heads, table: table.clone() };
@@ -302,7 +305,8 @@ fn the_loss_matches_finite_differences_and_a_flipped_sign_is_caught() {
         let mut dh = tensor(&dev, n, c, &vec![0.0; n * c]);
         let grads = VocabGrads { w: &mut dw, bias: Some(&mut db) };
         let back = Some((grads, &mut dh));
-        cross_entropy::<f64>(&dev, &tp, &tensor(&dev, n, c, h), vocab, targets, &mut nll, back).expect("loss");
+        cross_entropy::<f64>(&dev, &tp, &tensor(&dev, n, c, h), vocab, targets, &mut nll, back)
+            .expect("loss");
         (nll, dh.to_f64(), dw, db)
     };
     // The loss by the textbook, in f64; nll comes back in f32.

@@ -142,7 +142,13 @@ impl Checkpoint {
     }
 
     /// Fills the (1, slice) buffer of a unit; padding stays as it is.
-    fn read_slice(&self, kind: Kind, params: &[Placed], slice: &Range<usize>, out: &mut Tensor) -> Result<()> {
+    fn read_slice(
+        &self,
+        kind: Kind,
+        params: &[Placed],
+        slice: &Range<usize>,
+        out: &mut Tensor,
+    ) -> Result<()> {
         let out = out.data_mut::<f32>();
         for p in params {
             let own = overlap(&p.range(), slice);

@@ -61,7 +61,12 @@ impl SaveState<'_> {
         let tensors = self.params.iter().filter(|(_, p)| p.spec.shard != Shard::Replicated || self.tp.0 == 0);
         tensors
             .filter_map(|(u, p)| {
-                Outgoing::new(Kind::Weight, (&p.spec, p.local, p.range()), (&u.weights, &(0..u.len)), self.tp.0)
+                Outgoing::new(
+                    Kind::Weight,
+                    (&p.spec, p.local, p.range()),
+                    (&u.weights, &(0..u.len)),
+                    self.tp.0,
+                )
             })
             .collect()
     }

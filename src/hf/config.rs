@@ -150,7 +150,9 @@ pub fn config_json(family: Family, c: &ModelConfig, extra: Option<&Value>) -> Ma
 /// no dropout.
 fn quiet(family: Family) -> Map<String, Value> {
     let mut out = Map::new();
-    ["bos_token_id", "eos_token_id", "pad_token_id"].iter().for_each(|k| drop(out.insert((*k).into(), Value::Null)));
+    ["bos_token_id", "eos_token_id", "pad_token_id"]
+        .iter()
+        .for_each(|k| drop(out.insert((*k).into(), Value::Null)));
     let rates: &[&str] = match family {
         Family::Gpt2 => &["attn_pdrop", "embd_pdrop", "resid_pdrop"],
         Family::Llama | Family::Qwen2 | Family::Qwen3 => &["attention_dropout"],

@@ -28,7 +28,10 @@ pub fn open(config: &RunConfig) -> Result<Vec<Domain>> {
             if a != b {
                 return Err(Error::data(
                     &d.path,
-                    format!("corpus \"{name}\" was made with tokenizer {b}, corpus \"{}\" with {a}", first.name),
+                    format!(
+                        "corpus \"{name}\" was made with tokenizer {b}, corpus \"{}\" with {a}",
+                        first.name
+                    ),
                     "build all corpora of a run with one tokenizer",
                 ));
             }
@@ -62,8 +65,7 @@ pub fn sampler(config: &RunConfig, domains: &[Domain], phase: usize) -> Result<S
         Attention::Document => data::Attention::Document,
         Attention::Full => data::Attention::Full,
     };
-    let sampler =
-        Sampler::new(config.run.seed, p.seq_len, attention, domains.to_vec(), Ledger { entries })?;
+    let sampler = Sampler::new(config.run.seed, p.seq_len, attention, domains.to_vec(), Ledger { entries })?;
     sampler.check_budget(first_sample(config, phase) + p.steps * p.global_batch as u64)?;
     Ok(sampler)
 }

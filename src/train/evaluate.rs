@@ -19,7 +19,8 @@ pub struct EvalResult {
 /// Batches of `rows` are dealt to the dp ranks in turn. Collective over all ranks.
 pub fn run(r: &mut Replica, held: &HeldOut, rows: usize, step: u64) -> Result<EvalResult> {
     let (dp, tp) = (r.mesh.dp.clone(), r.mesh.tp.clone());
-    let batches: Vec<MicroBatch> = held.batches(rows).map(|b| b.map(MicroBatch::from)).collect::<Result<_>>()?;
+    let batches: Vec<MicroBatch> =
+        held.batches(rows).map(|b| b.map(MicroBatch::from)).collect::<Result<_>>()?;
     // Sums by batch, so that the total does not depend on who had which.
     let mut sums = Tensor::zeros(&r.dev, batches.len(), 2, DType::F64, Category::Comm);
     for (i, batch) in batches.iter().enumerate() {

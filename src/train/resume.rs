@@ -79,8 +79,7 @@ fn check_resume(config: &RunConfig, domains: &[Domain], c: &Checkpoint) -> Resul
             ));
         }
     }
-    let position =
-        Position { update: meta.clocks.update, phase: meta.phase, phase_step: meta.phase_step };
+    let position = Position { update: meta.clocks.update, phase: meta.phase, phase_step: meta.phase_step };
     Ok(position.normalised(config))
 }
 
@@ -123,7 +122,9 @@ pub fn save(
         ledger: ledger(config),
         data: serde_json::Value::Null,
         corpora: domains.iter().map(corpus_id).collect(),
-        tokenizer_hash: domains.first().map_or(String::new(), |d| format!("{:016x}", d.corpus.meta().tokenizer.hash)),
+        tokenizer_hash: domains
+            .first()
+            .map_or(String::new(), |d| format!("{:016x}", d.corpus.meta().tokenizer.hash)),
         seed: config.run.seed,
         config_hash: format!("{:016x}", config.hash()),
         dtype: match config.run.dtype {
@@ -161,9 +162,7 @@ fn corpus_id(d: &Domain) -> CorpusId {
 
 /// The mix of each phase by its first sample, for the record.
 fn ledger(config: &RunConfig) -> serde_json::Value {
-    let entry = |(i, p): (usize, &crate::config::PhaseConfig)| {
-        serde_json::json!({ "first_sample": super::corpora::first_sample(config, i), "weights": p.mix })
-    };
+    let entry = |(i, p): (usize, &crate::config::PhaseConfig)| serde_json::json!({ "first_sample": super::corpora::first_sample(config, i), "weights": p.mix });
     config.phases.iter().enumerate().map(entry).collect()
 }
 

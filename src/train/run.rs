@@ -171,11 +171,8 @@ impl Rank<'_> {
             let outcome = step(&mut self.replica, &batches, &update, ballot)?;
             let took = began.elapsed();
             (weight_sum, batches) = (outcome.vote.next_weight_sum, next);
-            self.position = Position {
-                update: self.position.update + 1,
-                phase_step: i + 1,
-                phase: self.position.phase,
-            };
+            self.position =
+                Position { update: self.position.update + 1, phase_step: i + 1, phase: self.position.phase };
             self.log_step(phase, &update, &outcome, took, data_wait)?;
             self.after_step(phase, &held, &outcome.vote, i + 1 == phase.steps)?;
         }
@@ -191,7 +188,8 @@ impl Rank<'_> {
         }
         if self.replica.mesh.world.rank() == 0 {
             ballot.save = due(self.config.checkpoint.every, self.position.update + 1, self.last_save);
-            let every = self.config.phases.get(self.position.phase).and_then(|p| p.eval.as_ref()).map(|e| e.every);
+            let every =
+                self.config.phases.get(self.position.phase).and_then(|p| p.eval.as_ref()).map(|e| e.every);
             ballot.eval = every.is_some_and(|every| due(every, self.position.update + 1, self.last_eval));
         }
         Ok(ballot)
@@ -249,9 +247,10 @@ impl Rank<'_> {
         let saved = resume::save(self.config, self.domains, &self.replica, self.position, lr)?;
         self.last_save = Instant::now();
         let ms = began.elapsed().as_secs_f64() * 1e3;
-        self.row("checkpoint", || {
-            json!({ "path": saved.path, "bytes": saved.bytes, "blocked_ms": ms, "total_ms": ms })
-        })?;
+        self.row(
+            "checkpoint",
+            || json!({ "path": saved.path, "bytes": saved.bytes, "blocked_ms": ms, "total_ms": ms }),
+        )?;
         if let Some(p) = &self.progress {
             p.saved(self.position.update, &saved.path, began.elapsed());
         }
