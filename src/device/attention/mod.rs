@@ -16,6 +16,7 @@ mod gemm;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod vector;
 
 use super::{Elem, Pool};
 pub use backward::backward;
