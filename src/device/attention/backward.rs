@@ -94,8 +94,12 @@ impl<T: Elem> Inputs<'_, T> {
                 };
                 let chunks = document.len().div_ceil(CHUNK);
                 let pair = |c: usize| (chunk(c), chunk((c + wave) % chunks));
-                let live = if self.causal { chunks.saturating_sub(wave) } else { chunks };
-                pairs.extend((0..live).filter(|_| wave < chunks).map(pair));
+                let live = match self.causal {
+                    true => chunks.saturating_sub(wave),
+                    false if wave < chunks => chunks,
+                    false => 0,
+                };
+                pairs.extend((0..live).map(pair));
             }
             if pairs.is_empty() {
                 return;

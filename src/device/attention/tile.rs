@@ -90,8 +90,8 @@ fn exp_f32(x: f32) -> f32 {
     let n = shifted - ROUND;
     let r = n.mul_add(-0.693_359_4, x);
     let r = n.mul_add(2.121_944_4e-4, r);
-    let mut p = 0.001392625;
-    for c in [0.0083632329, 0.041666552, 0.16666576, 0.5, 1.0, 1.0] {
+    let mut p = 0.001_392_625;
+    for c in [0.008_363_233, 0.041_666_552, 0.166_665_76, 0.5, 1.0, 1.0] {
         p = p.mul_add(r, c);
     }
     // The shift drops all of ROUND. A product, since adding to the exponent would turn some NaN into numbers.
