@@ -1,6 +1,6 @@
 //! Blocking: which part of the product is computed when, by whom, from which packed copies.
 //!
-//!     for each block of N (≤ 16 MiB of packed b) and each block of K (≤ 1024 deep):
+//!     for each block of N (≤ 4 MiB of packed b) and each block of K (≤ 1024 deep):
 //!         pack b together, then run one task per (block of M, group of panels):
 //!             pack the rows of a unless this thread has them, then tile after tile, each stored while in cache
 //!
@@ -18,16 +18,26 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Depth of a block of K: deeper blocks pass over c less often, but 128 rows of a deeper one would not fit L2.
 const DEPTH: usize = 1024;
-/// Rows of a that a task packs: at depth 1024 half a MiB.
+/// Values of a that a task packs: half a MiB, at least `ROWS` rows and at most `MOST_ROWS`.
+const A_VALUES: usize = 128 << 10;
 const ROWS: usize = 128;
+const MOST_ROWS: usize = 512;
+/// Blocks of rows there should be before they grow beyond `ROWS`.
+const ROW_BLOCKS: usize = 16;
 /// Values of packed b.
-const B_VALUES: usize = 4 << 20;
+const B_VALUES: usize = 1 << 20;
 /// Rows that share one pass over packed b when partial sums need a buffer of their own.
 const SUM_ROWS: usize = 2048;
+/// Columns of b that one task packs, rounded to panels: of a row-major b it reads half a page of each row.
+const PACK_COLS: usize = 384;
 /// A task has at least so many columns, so that packing its rows of a is cheap beside it,
 const TASK_COLS: usize = 192;
 /// and more if there are more tasks than this, enough for the threads of a node.
 const TASKS: usize = 64;
+
+/// Below so many multiply-adds, some ten microseconds, waking the others costs more than they help. Packing a value
+/// counts as 16.
+const ALONE: usize = 1 << 19;
 
 /// Tells products apart, so that a thread knows whose rows of a it has packed.
 static PRODUCTS: AtomicU64 = AtomicU64::new(1);
@@ -119,13 +129,22 @@ where
     E: Fn(usize, usize, &mut [A::Acc]) + Sync,
 {
     fn run(&self, pool: &Pool) {
-        let rows = part(self.rows, ROWS, K::MR);
+        let most = (A_VALUES / self.depth.max(1)).min(self.rows / ROW_BLOCKS).clamp(ROWS, MOST_ROWS);
+        let rows = part(self.rows, most, K::MR);
         let row_blocks = self.rows.div_ceil(rows);
         let most = (self.cols / TASKS.div_ceil(row_blocks)).max(TASK_COLS);
         let cols = part(self.cols, most, K::NR);
         let col_groups = self.cols.div_ceil(cols);
-        pool.run(self.cols.div_ceil(K::NR), |panel| K::enter(Pack { block: self, col: panel * K::NR }));
-        pool.run(row_blocks * col_groups, |task| {
+        let pool = |tasks: usize, work: usize, task: &(dyn Fn(usize) + Sync)| match work < ALONE {
+            true => (0..tasks).for_each(task),
+            false => pool.run(tasks, task),
+        };
+        let pack = PACK_COLS.next_multiple_of(K::NR);
+        pool(self.cols.div_ceil(pack), 16 * self.cols * self.depth, &|task| {
+            let col = task * pack;
+            K::enter(Pack { block: self, col, cols: pack.min(self.cols - col) });
+        });
+        pool(row_blocks * col_groups, self.rows * self.cols * self.depth, &|task| {
             let (row, col) = (task / col_groups * rows, task % col_groups * cols);
             K::enter(Multiply {
                 block: self,

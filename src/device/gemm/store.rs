@@ -1,6 +1,7 @@
 //! What happens to a finished tile: added to the sums of earlier blocks of K, through the epilogue, into c.
 
 use super::Out;
+use super::pack::prefetch;
 use crate::device::Elem;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -93,16 +94,11 @@ impl<C: Elem, E: Fn(usize, usize, &mut [C::Acc])> Target<'_, C, E> {
     /// Asks for the lines that `take` will read, so that they arrive while the tile is computed.
     #[inline(always)]
     pub(super) fn prefetch(&self, row: usize, rows: usize, col: usize) {
-        #[cfg(target_arch = "x86_64")]
         for i in row..row + rows {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let c: *const i8 = self.c.wrapping_add(i * self.c_pitch + col).cast();
+            let c = self.c.wrapping_add(i * self.c_pitch + col).cast::<u8>();
             for line in 0..3 {
-                // SAFETY: a prefetch has no effect but on speed, at any address.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(64 * line)) };
+                prefetch(c.wrapping_add(64 * line));
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (row, rows, col);
     }
 }

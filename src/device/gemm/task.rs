@@ -29,10 +29,11 @@ pub(super) struct Block<'a, K, A, B: Elem, C: Elem, E> {
 // SAFETY: tasks read a and b, and write disjoint parts of packed b and of the target.
 unsafe impl<K, A, B: Elem, C: Elem, E: Sync> Sync for Block<'_, K, A, B, C, E> {}
 
-/// Packs the panel of b that begins at this column.
+/// Packs the panels of b for these columns, the first of which begins a panel.
 pub(super) struct Pack<'a, 'b, K, A, B: Elem, C: Elem, E> {
     pub(super) block: &'a Block<'b, K, A, B, C, E>,
     pub(super) col: usize,
+    pub(super) cols: usize,
 }
 
 impl<K, A, B, C, E> Work for Pack<'_, '_, K, A, B, C, E>
@@ -44,12 +45,11 @@ where
 {
     #[inline(always)]
     fn run(self) {
-        let Pack { block, col } = self;
-        let lines = K::NR.min(block.cols - col);
+        let Pack { block, col, cols } = self;
         let dst = block.packed_b.wrapping_add(col * block.depth);
         // SAFETY: we are within K::enter; b has these columns over this depth, packed b has room for whole panels,
-        // and this panel is packed by this task alone, before any task multiplies.
-        unsafe { pack::panels::<K, B>(block.b.at(col, 0), lines, block.depth, K::NR, K::LANES, dst) }
+        // and these panels are packed by this task alone, before any is read.
+        unsafe { pack::panels::<K, B>(block.b.at(col, 0), cols, block.depth, K::NR, K::LANES, dst) }
     }
 }
 
