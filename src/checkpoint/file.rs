@@ -26,7 +26,8 @@ pub fn write(path: &Path, out: &[Outgoing]) -> Result<FileEntry> {
     let mut end = 0;
     let mut infos = Vec::with_capacity(out.len());
     for o in out {
-        let dtype = stored_type(o.dtype).ok_or_else(|| refused(format!("values of type {} are not stored", o.dtype)))?;
+        let dtype = stored_type(o.dtype)
+            .ok_or_else(|| refused(format!("values of type {} are not stored", o.dtype)))?;
         let data_offsets = (end, end + o.bytes.len());
         end = data_offsets.1;
         infos.push((o.piece.entry.clone(), TensorInfo { dtype, shape: o.shape.clone(), data_offsets }));
@@ -115,7 +116,8 @@ impl StoredFile {
 fn read_header(file: &[u8], specs: &HashMap<&str, &ParamSpec>) -> Result<Vec<StoredPiece>, String> {
     let (header, metadata) = safetensors::SafeTensors::read_metadata(file).map_err(|e| e.to_string())?;
     let first = 8 + header;
-    let list = metadata.metadata().as_ref().and_then(|m| m.get(PIECES)).ok_or("the header lists no pieces")?;
+    let list =
+        metadata.metadata().as_ref().and_then(|m| m.get(PIECES)).ok_or("the header lists no pieces")?;
     let pieces: Vec<Piece> = serde_json::from_str(list).map_err(|e| format!("the list of pieces: {e}"))?;
     let entries = metadata.offset_keys().len();
     if entries != pieces.len() {
@@ -135,18 +137,29 @@ fn read_header(file: &[u8], specs: &HashMap<&str, &ParamSpec>) -> Result<Vec<Sto
                 Dtype::BF16 => DType::Bf16,
                 other => return Err(format!("entry {entry} has type {other}, expected F32 or BF16")),
             };
-            let spec = specs
-                .get(piece.tensor.as_str())
-                .ok_or_else(|| format!("entry {entry} is of tensor {}, which is not in the manifest", piece.tensor))?;
+            let spec = specs.get(piece.tensor.as_str()).ok_or_else(|| {
+                format!("entry {entry} is of tensor {}, which is not in the manifest", piece.tensor)
+            })?;
             if !piece.area.lies_in(spec) {
-                return Err(format!("entry {entry} lies outside of its tensor {:?}: {}", spec.shape(), piece.area));
+                return Err(format!(
+                    "entry {entry} lies outside of its tensor {:?}: {}",
+                    spec.shape(),
+                    piece.area
+                ));
             }
             let ([a, b], (start, end)) = (piece.range, info.data_offsets);
             if a >= b || b > piece.area.len() {
-                return Err(format!("entry {entry} holds elements {a}..{b} of a box of {}", piece.area.len()));
+                return Err(format!(
+                    "entry {entry} holds elements {a}..{b} of a box of {}",
+                    piece.area.len()
+                ));
             }
             if (end - start) != (b - a) * dtype.bytes() {
-                return Err(format!("entry {entry} has {} bytes for {} values of {dtype}", end - start, b - a));
+                return Err(format!(
+                    "entry {entry} has {} bytes for {} values of {dtype}",
+                    end - start,
+                    b - a
+                ));
             }
             Ok(StoredPiece { piece: piece.clone(), dtype, bytes: first + start..first + end })
         })

@@ -100,7 +100,11 @@ pub fn resolve(path: &Path, step: Option<u64>) -> Result<PathBuf> {
         let steps: Vec<String> = list(&dir).unwrap_or_default().iter().map(|f| f.step.to_string()).collect();
         let step = step.map_or("no checkpoint".into(), |s| format!("no checkpoint of step {s}"));
         let there = if steps.is_empty() { "none".into() } else { steps.join(", ") };
-        Error::checkpoint(path, format!("{step} (steps there: {there})"), "name RUN, RUN/ckpt or RUN/ckpt/step-N")
+        Error::checkpoint(
+            path,
+            format!("{step} (steps there: {there})"),
+            "name RUN, RUN/ckpt or RUN/ckpt/step-N",
+        )
     })
 }
 
@@ -110,7 +114,9 @@ pub fn resolve(path: &Path, step: Option<u64>) -> Result<PathBuf> {
 pub fn prune(dir: &Path, keep_last: usize, keep_every_steps: Option<u64>) -> Result<Vec<PathBuf>> {
     let all = scan(dir)?;
     let sound = |f: &&Found| f.finished && Checkpoint::open(&f.path).is_ok();
-    let Some(oldest_kept) = all.iter().rev().filter(sound).nth(keep_last.max(1) - 1) else { return Ok(vec![]) };
+    let Some(oldest_kept) = all.iter().rev().filter(sound).nth(keep_last.max(1) - 1) else {
+        return Ok(vec![]);
+    };
     let kept = |f: &Found| f.finished && keep_every_steps.is_some_and(|n| n > 0 && f.step % n == 0);
     let gone = all.iter().filter(|f| *f < oldest_kept && !kept(f));
     gone.map(|f| remove(&f.path).map(|()| f.path.clone())).collect()

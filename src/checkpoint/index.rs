@@ -84,25 +84,31 @@ impl Layout {
             let mut end = 0;
             for p in &b.parts {
                 if p.range.start > end {
-                    let problem = format!("elements {end}..{} of its box ({}) are in no file", p.range.start, b.area);
+                    let problem =
+                        format!("elements {end}..{} of its box ({}) are in no file", p.range.start, b.area);
                     return Err(wrong(p.file, problem));
                 }
                 if p.range.start < end {
-                    let problem = format!("elements {}..{end} of its box ({}) are stored twice", p.range.start, b.area);
+                    let problem =
+                        format!("elements {}..{end} of its box ({}) are stored twice", p.range.start, b.area);
                     return Err(wrong(p.file, problem));
                 }
                 end = p.range.end;
             }
             if end < b.area.len() {
                 let last = b.parts.last().expect("a box is made for a part").file;
-                let problem = format!("elements {end}..{} of its box ({}) are in no file", b.area.len(), b.area);
+                let problem =
+                    format!("elements {end}..{} of its box ({}) are in no file", b.area.len(), b.area);
                 return Err(wrong(last, problem));
             }
         }
         for (i, b) in self.boxes.iter().enumerate() {
             if let Some(twice) = self.boxes[..i].iter().find(|other| other.area.overlaps(&b.area)) {
                 let other = files[twice.parts[0].file].path.display();
-                return Err(wrong(b.parts[0].file, format!("its box ({}) overlaps one ({}) in {other}", b.area, twice.area)));
+                return Err(wrong(
+                    b.parts[0].file,
+                    format!("its box ({}) overlaps one ({}) in {other}", b.area, twice.area),
+                ));
             }
         }
         let stored: usize = self.boxes.iter().map(|b| b.area.len()).sum();
@@ -129,7 +135,8 @@ impl Layout {
         let mut filled = 0;
         let touched = area.row + range.start / area.cols..area.row + range.end.div_ceil(area.cols);
         for b in &self.boxes {
-            let (rows, cols) = (overlap(&touched, &b.area.row_range()), overlap(&area.col_range(), &b.area.col_range()));
+            let (rows, cols) =
+                (overlap(&touched, &b.area.row_range()), overlap(&area.col_range(), &b.area.col_range()));
             let mut copy = |flat: Range<usize>, from: usize| -> Result<()> {
                 let run = overlap(&flat, &range);
                 if run.is_empty() {
@@ -166,7 +173,8 @@ impl Tile {
             if out.is_empty() {
                 break;
             }
-            let (now, rest) = std::mem::take(&mut out).split_at_mut((part.range.end - start).min(out.len()));
+            let len = (part.range.end - start).min(out.len());
+            let (now, rest) = std::mem::take(&mut out).split_at_mut(len);
             let bytes = part.dtype.bytes();
             let at = part.offset + (start - part.range.start) * bytes;
             decode(part.dtype, &files[part.file].data()?[at..at + now.len() * bytes], now);

@@ -148,7 +148,11 @@ impl Manifest {
     fn check(&self) -> Result<(), String> {
         let mut seen = std::collections::HashSet::new();
         for f in &self.files {
-            if f.name.is_empty() || f.name.starts_with('.') || f.name.contains(['/', '\\']) || f.name == MANIFEST {
+            if f.name.is_empty()
+                || f.name.starts_with('.')
+                || f.name.contains(['/', '\\'])
+                || f.name == MANIFEST
+            {
                 return Err(format!("file name {:?} is not the name of a file of a checkpoint", f.name));
             }
             if !seen.insert(&f.name) {

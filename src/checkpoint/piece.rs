@@ -95,7 +95,8 @@ impl Area {
     }
     /// Whether the box lies in the tensor; no overflow whatever the numbers are.
     pub fn lies_in(&self, spec: &ParamSpec) -> bool {
-        let within = |start: usize, len: usize, all: usize| start.checked_add(len).is_some_and(|end| end <= all);
+        let within =
+            |start: usize, len: usize, all: usize| start.checked_add(len).is_some_and(|end| end <= all);
         within(self.row, self.rows, spec.rows) && within(self.col, self.cols, spec.cols)
     }
     pub fn overlaps(&self, other: &Area) -> bool {
@@ -163,7 +164,8 @@ impl<'a> Outgoing<'a> {
             (false, false) => vec![own.len()],
         };
         let dtype = buffer.dtype();
-        let bytes = &buffer.bytes()[(own.start - held.start) * dtype.bytes()..(own.end - held.start) * dtype.bytes()];
+        let bytes =
+            &buffer.bytes()[(own.start - held.start) * dtype.bytes()..(own.end - held.start) * dtype.bytes()];
         let piece = Piece { entry, tensor: spec.name.clone(), kind, area, range: flat };
         Some(Outgoing { piece, dtype, shape, bytes })
     }

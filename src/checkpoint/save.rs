@@ -54,20 +54,25 @@ impl SaveState<'_> {
     }
 
     /// The weights this rank writes: dp rank 0 its tp part; what all tp ranks hold, the first.
-    fn weights(&self) -> Vec<Outgoing<'_>> {
+    pub(super) fn weights(&self) -> Vec<Outgoing<'_>> {
         if self.dp.rank != 0 {
             return vec![];
         }
         let tensors = self.params.iter().filter(|(_, p)| p.spec.shard != Shard::Replicated || self.tp.0 == 0);
         tensors
             .filter_map(|(u, p)| {
-                Outgoing::new(Kind::Weight, (&p.spec, p.local, p.range()), (&u.weights, &(0..u.len)), self.tp.0)
+                Outgoing::new(
+                    Kind::Weight,
+                    (&p.spec, p.local, p.range()),
+                    (&u.weights, &(0..u.len)),
+                    self.tp.0,
+                )
             })
             .collect()
     }
 
     /// The state this rank updates; what all dp ranks update (ZeRO 0), the first writes.
-    fn optimizer(&self) -> Vec<Outgoing<'_>> {
+    pub(super) fn optimizer(&self) -> Vec<Outgoing<'_>> {
         let mut out = vec![];
         for kind in [Kind::Master, Kind::M, Kind::V] {
             for (i, u) in self.params.units.iter().enumerate() {
