@@ -173,7 +173,8 @@ impl Tile {
             if out.is_empty() {
                 break;
             }
-            let (now, rest) = std::mem::take(&mut out).split_at_mut((part.range.end - start).min(out.len()));
+            let len = (part.range.end - start).min(out.len());
+            let (now, rest) = std::mem::take(&mut out).split_at_mut(len);
             let bytes = part.dtype.bytes();
             let at = part.offset + (start - part.range.start) * bytes;
             decode(part.dtype, &files[part.file].data()?[at..at + now.len() * bytes], now);

@@ -44,7 +44,11 @@ impl Checkpoint {
         let specs: HashMap<&str, &ParamSpec> = manifest.params.iter().map(|p| (p.name.as_str(), p)).collect();
         let open = |f| StoredFile::open(path, f, &specs);
         let files = manifest.files.iter().map(open).collect::<Result<Vec<_>>>()?;
-        let index = Index::new(path, &files, &manifest.params)?;
+        let index = match Index::new(path, &files, &manifest.params) {
+            Ok(index) => index,
+            // A file that lies about its pieces is most likely damaged: then that is what to say.
+            Err(e) => return files.iter().try_for_each(|f| f.check()).and(Err(e)),
+        };
         Ok(Checkpoint { path: path.into(), manifest, files, index })
     }
 
@@ -179,10 +183,7 @@ impl Checkpoint {
     fn known(&self, spec: &ParamSpec) -> Result<()> {
         let params = &self.manifest.params;
         let Some(found) = params.iter().find(|p| p.name == spec.name) else {
-            let near = params.iter().max_by(|a, b| {
-                let near = |p: &ParamSpec| strsim::jaro_winkler(&p.name, &spec.name);
-                near(a).total_cmp(&near(b))
-            });
+            let near = params.iter().min_by_key(|p| strsim::levenshtein(&p.name, &spec.name));
             let near = near.map_or(String::new(), |p| format!(" (nearest: {} {:?})", p.name, p.shape()));
             return Err(self.unfit(format!("no tensor {} {:?}{near}", spec.name, spec.shape())));
         };

@@ -54,7 +54,7 @@ impl SaveState<'_> {
     }
 
     /// The weights this rank writes: dp rank 0 its tp part; what all tp ranks hold, the first.
-    fn weights(&self) -> Vec<Outgoing<'_>> {
+    pub(super) fn weights(&self) -> Vec<Outgoing<'_>> {
         if self.dp.rank != 0 {
             return vec![];
         }
@@ -72,7 +72,7 @@ impl SaveState<'_> {
     }
 
     /// The state this rank updates; what all dp ranks update (ZeRO 0), the first writes.
-    fn optimizer(&self) -> Vec<Outgoing<'_>> {
+    pub(super) fn optimizer(&self) -> Vec<Outgoing<'_>> {
         let mut out = vec![];
         for kind in [Kind::Master, Kind::M, Kind::V] {
             for (i, u) in self.params.units.iter().enumerate() {

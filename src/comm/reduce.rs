@@ -27,29 +27,32 @@ pub unsafe fn reduce(
 /// # Safety
 /// As for `reduce`.
 unsafe fn typed<T: Elem>(outputs: &[*mut u8], sources: &[*mut u8], range: Range<usize>, by: Reduce) {
-    simd(|| {
-        let mut block = [T::Acc::ZERO; BLOCK];
-        for start in range.clone().step_by(BLOCK) {
-            let n = BLOCK.min(range.end - start);
-            let acc = &mut block[..n];
-            for (rank, source) in sources.iter().enumerate() {
-                // SAFETY: within the range; not written before the last source of the block is read.
-                let x = unsafe { std::slice::from_raw_parts(source.cast::<T>().add(start), n) };
-                match by {
-                    _ if rank == 0 => each(acc, x, |_, x| x),
-                    Reduce::Sum => each(acc, x, |a, x| a + x),
-                    Reduce::Max => each(acc, x, |a, x| if x > a || is_nan(x) { x } else { a }),
+    simd(
+        #[inline(always)]
+        || {
+            let mut block = [T::Acc::ZERO; BLOCK];
+            for start in range.clone().step_by(BLOCK) {
+                let n = BLOCK.min(range.end - start);
+                let acc = &mut block[..n];
+                for (rank, source) in sources.iter().enumerate() {
+                    // SAFETY: within the range; not written before the last source of the block is read.
+                    let x = unsafe { std::slice::from_raw_parts(source.cast::<T>().add(start), n) };
+                    match by {
+                        _ if rank == 0 => each(acc, x, |_, x| x),
+                        Reduce::Sum => each(acc, x, |a, x| a + x),
+                        Reduce::Max => each(acc, x, |a, x| if x > a || is_nan(x) { x } else { a }),
+                    }
+                }
+                for output in outputs {
+                    // SAFETY: within the range, which is ours alone.
+                    let y = unsafe { std::slice::from_raw_parts_mut(output.cast::<T>().add(start), n) };
+                    for (y, a) in y.iter_mut().zip(&*acc) {
+                        *y = T::store(*a);
+                    }
                 }
             }
-            for output in outputs {
-                // SAFETY: within the range, which is ours alone.
-                let y = unsafe { std::slice::from_raw_parts_mut(output.cast::<T>().add(start), n) };
-                for (y, a) in y.iter_mut().zip(&*acc) {
-                    *y = T::store(*a);
-                }
-            }
-        }
-    })
+        },
+    )
 }
 
 #[inline(always)]

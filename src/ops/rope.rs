@@ -92,22 +92,25 @@ impl Rope {
                 let x = &x[i * cols..(i + 1) * cols];
                 // SAFETY: each row is written by one task.
                 let y = unsafe { y.part(i * cols..(i + 1) * cols) };
-                simd(|| {
-                    let old = |y: T| if out == Out::Add { y.load() } else { T::Acc::ZERO };
-                    for (x, y) in x[..turned].chunks_exact(d).zip(y[..turned].chunks_exact_mut(d)) {
-                        let ((x1, x2), (y1, y2)) = (x.split_at(d / 2), y.split_at_mut(d / 2));
-                        for (((x1, x2), (y1, y2)), (c, s)) in
-                            x1.iter().zip(x2).zip(y1.iter_mut().zip(y2)).zip(cos.iter().zip(sin))
-                        {
-                            let (a, b, s) = (x1.load(), x2.load(), sign * *s);
-                            *y1 = T::store(old(*y1) + (a * *c - b * s));
-                            *y2 = T::store(old(*y2) + (b * *c + a * s));
+                simd(
+                    #[inline(always)]
+                    || {
+                        let old = |y: T| if out == Out::Add { y.load() } else { T::Acc::ZERO };
+                        for (x, y) in x[..turned].chunks_exact(d).zip(y[..turned].chunks_exact_mut(d)) {
+                            let ((x1, x2), (y1, y2)) = (x.split_at(d / 2), y.split_at_mut(d / 2));
+                            for (((x1, x2), (y1, y2)), (c, s)) in
+                                x1.iter().zip(x2).zip(y1.iter_mut().zip(y2)).zip(cos.iter().zip(sin))
+                            {
+                                let (a, b, s) = (x1.load(), x2.load(), sign * *s);
+                                *y1 = T::store(old(*y1) + (a * *c - b * s));
+                                *y2 = T::store(old(*y2) + (b * *c + a * s));
+                            }
                         }
-                    }
-                    for (x, y) in x[turned..].iter().zip(&mut y[turned..]) {
-                        *y = T::store(old(*y) + x.load());
-                    }
-                });
+                        for (x, y) in x[turned..].iter().zip(&mut y[turned..]) {
+                            *y = T::store(old(*y) + x.load());
+                        }
+                    },
+                );
             }
         });
     }
