@@ -1,1 +1,4 @@
-//! (cmd)
+//! The command line: one file per command.
+
+pub mod export;
+pub mod import;

@@ -64,7 +64,12 @@ pub fn export(
 ) -> Result<()> {
     family.fits(c)?;
     if options.dtype == DType::F64 {
-        return Err(Error::config("export", "dtype", "f64 is not a type of published weights", "f32 or bf16"));
+        return Err(Error::config(
+            "export",
+            "dtype",
+            "f64 is not a type of published weights",
+            "f32 or bf16",
+        ));
     }
     std::fs::create_dir_all(dir).map_err(Error::io(dir, "create"))?;
     refuse_used(dir)?;

@@ -53,7 +53,8 @@ impl<'a> Fields<'a> {
     }
 
     pub fn size(&self, key: &str) -> Result<usize> {
-        self.size_opt(key)?.ok_or_else(|| self.error(key, "is missing", "the shape cannot be known without it"))
+        self.size_opt(key)?
+            .ok_or_else(|| self.error(key, "is missing", "the shape cannot be known without it"))
     }
 
     /// A count that may be 0.
@@ -110,7 +111,11 @@ impl<'a> Fields<'a> {
 
     /// Refuses a flag that is not `value`, which is also the default.
     pub fn only(&self, key: &str, value: bool) -> Result<()> {
-        if self.flag(key, value)? == value { Ok(()) } else { Err(self.refuse(key, &format!("only {value} is"))) }
+        if self.flag(key, value)? == value {
+            Ok(())
+        } else {
+            Err(self.refuse(key, &format!("only {value} is")))
+        }
     }
 }
 

@@ -48,7 +48,11 @@ impl Files {
         for name in names {
             // A file name only: an index must not lead outside its directory.
             if Path::new(name).file_name() != Some(name.as_ref()) {
-                return Err(Error::checkpoint(&index, format!("{name:?} is not the name of a file beside it"), ""));
+                return Err(Error::checkpoint(
+                    &index,
+                    format!("{name:?} is not the name of a file beside it"),
+                    "",
+                ));
             }
             files.add(dir.join(name))?;
         }
@@ -68,7 +72,9 @@ impl Files {
         }
         let (header, data) = match SafeTensors::read_metadata(&map) {
             Ok((n, data)) => (n + 8, data),
-            Err(e) => return Err(damaged(format!("is not a sound safetensors file of {} bytes ({e})", map.len()))),
+            Err(e) => {
+                return Err(damaged(format!("is not a sound safetensors file of {} bytes ({e})", map.len())));
+            }
         };
         let file = self.maps.len();
         for name in data.offset_keys() {
@@ -87,7 +93,11 @@ impl Files {
         for t in &self.tensors {
             let file = self.maps[t.file].0.file_name().and_then(|n| n.to_str()).unwrap_or_default();
             if let Some(other) = seen.insert(&t.name, file) {
-                return Err(Error::checkpoint(index, format!("{} lies in both {other} and {file}", t.name), AGAIN));
+                return Err(Error::checkpoint(
+                    index,
+                    format!("{} lies in both {other} and {file}", t.name),
+                    AGAIN,
+                ));
             }
         }
         let wrong = place.iter().find(|(name, file)| seen.get(name.as_str()) != Some(&file.as_str()));
@@ -98,10 +108,6 @@ impl Files {
                 Err(Error::checkpoint(index, problem, "fetch all files again"))
             }
         }
-    }
-
-    pub fn path(&self, t: &Found) -> &Path {
-        &self.maps[t.file].0
     }
 
     /// Bytes `from..from + len` of a tensor.

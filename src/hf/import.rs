@@ -134,8 +134,12 @@ impl HfSource {
             let Some(second) = found.remove(*copy) else { continue };
             if let Some(first) = found.get(*name) {
                 let bytes = |t: &Found| self.files.bytes(t, 0, t.bytes);
-                if first.shape != second.shape || first.dtype != second.dtype || bytes(first) != bytes(&second) {
-                    let problem = format!("{} and {} differ, but the config ties them", first.name, second.name);
+                if first.shape != second.shape
+                    || first.dtype != second.dtype
+                    || bytes(first) != bytes(&second)
+                {
+                    let problem =
+                        format!("{} and {} differ, but the config ties them", first.name, second.name);
                     return Err(self.error(problem, "set tie_word_embeddings to false to keep both"));
                 }
             } else {
@@ -170,10 +174,12 @@ impl HfSource {
         }
         if allow_missing_head {
             let is_head = |spec: &ParamSpec| spec.name.starts_with("head.");
-            self.missing = missing.extract_if(.., |(_, spec)| is_head(spec)).map(|(_, spec)| spec.name).collect();
+            self.missing =
+                missing.extract_if(.., |(_, spec)| is_head(spec)).map(|(_, spec)| spec.name).collect();
         }
         found.retain(|name, _| !claimed.contains(name));
-        let (unused, extra): (Vec<_>, Vec<_>) = found.into_iter().partition(|(name, _)| self.family.unused(name));
+        let (unused, extra): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|(name, _)| self.family.unused(name));
         let names = |list: Vec<(String, Found)>| sorted(list.into_iter().map(|(_, t)| t.name).collect());
         self.unused = names(unused);
         let extra = names(extra);

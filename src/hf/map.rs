@@ -19,7 +19,10 @@ pub enum Layout {
     /// (in, out)
     Transposed,
     /// (in, out), part `part` of `of` equal ones along out.
-    Fused { part: usize, of: usize },
+    Fused {
+        part: usize,
+        of: usize,
+    },
 }
 
 /// A tensor of the file and which part of it is ours.
