@@ -89,3 +89,20 @@ pub fn assert_says(error: &espalier::Error, wanted: &[&str]) {
         assert!(text.contains(want), "{want:?} in {text:?}");
     }
 }
+
+/// Equal bits; names the first difference instead of printing all values.
+pub fn assert_values(got: &[f32], want: &[f32], what: &str) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    if let Some(i) = (0..got.len()).find(|&i| got[i].to_bits() != want[i].to_bits()) {
+        panic!("{what}: value {i} is {}, not {}", got[i], want[i]);
+    }
+}
+
+/// Equal names, types, shapes and bytes; names the first difference.
+pub fn assert_tensors(got: &Tensors, want: &Tensors, what: &str) {
+    assert_eq!(got.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>(), "{what}");
+    for (name, (dtype, shape, bytes)) in got {
+        assert_eq!((dtype, shape), (&want[name].0, &want[name].1), "{what} {name}");
+        assert!(*bytes == want[name].2, "{what}: the bytes of {name}");
+    }
+}

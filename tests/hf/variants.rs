@@ -10,7 +10,7 @@ use serde_json::json;
 fn assert_same_values(dir: &std::path::Path, case: &str) -> HfSource {
     let (source, want) = (HfSource::open(dir).unwrap(), HfSource::open(&golden(case)).unwrap());
     for spec in specs(want.config()) {
-        assert_eq!(read(&source, &spec, whole(&spec)), read(&want, &spec, whole(&spec)), "{}", spec.name);
+        assert_values(&read(&source, &spec, whole(&spec)), &read(&want, &spec, whole(&spec)), &spec.name);
     }
     source
 }
@@ -39,7 +39,11 @@ fn bf16_and_f16_become_the_f32_of_the_same_value() {
             for spec in specs(full.config()) {
                 let want: Vec<_> =
                     read(&full, &spec, whole(&spec)).into_iter().map(|x| convert(x).1).collect();
-                assert_eq!(read(&source, &spec, whole(&spec)), want, "{case} {dtype} {}", spec.name);
+                assert_values(
+                    &read(&source, &spec, whole(&spec)),
+                    &want,
+                    &format!("{case} {dtype} {}", spec.name),
+                );
             }
         }
     }
@@ -137,7 +141,7 @@ fn an_encoder_without_head_is_read_only_when_asked_for() {
         if initial.contains(&spec.name.as_str()) {
             spec.fill(5, whole(&spec), &mut want);
         }
-        assert_eq!(read(&source, &spec, whole(&spec)), want, "{}", spec.name);
+        assert_values(&read(&source, &spec, whole(&spec)), &want, &spec.name);
     }
 
     // Anything else that is missing stays an error.
