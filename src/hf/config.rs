@@ -11,6 +11,9 @@ use serde_json::{Map, Value, json};
 use std::io::Write;
 use std::path::Path;
 
+/// More is damage, not a model; every layer takes memory before the weights are looked at.
+const MAX_LAYERS: usize = 10_000;
+
 /// What DIR/config.json says.
 ///
 /// # Errors
@@ -51,6 +54,10 @@ pub(super) fn parse(json: &Map<String, Value>, file: &str) -> Result<(Family, Mo
         Family::Qwen3 => qwen::read(&f, true)?,
         Family::Bert => bert::read(&f)?,
     };
+    if config.layers > MAX_LAYERS {
+        let key = if family == Family::Gpt2 { "n_layer" } else { "num_hidden_layers" };
+        return Err(f.refuse(key, &format!("up to {MAX_LAYERS} layers are")));
+    }
     Ok((family, config))
 }
 

@@ -110,10 +110,6 @@ impl Files {
         }
     }
 
-    pub fn path(&self, t: &Found) -> &Path {
-        &self.maps[t.file].0
-    }
-
     /// Bytes `from..from + len` of a tensor.
     pub fn bytes(&self, t: &Found, from: usize, len: usize) -> &[u8] {
         assert!(from + len <= t.bytes, "{from} + {len} of {} bytes of {}", t.bytes, t.name);
