@@ -1,1 +1,25 @@
-//! (checkpoint)
+//! Checkpoints: RUN/ckpt/step-00000500 with `weights-r00000.safetensors` (one per tp rank), `optim-r00000.safetensors`
+//! (master, m, v; one per rank that keeps some), texts such as `run.toml`, and, last, `manifest.json`.
+//!
+//! - A directory is a checkpoint when its manifest is there; the manifest has the size and checksum of every file, and
+//!   its own. Values are checked before they are used, so a checkpoint is read as it was written or not at all.
+//! - Files hold pieces of logical tensors (`piece.rs`), so any topology reads what any other wrote; padding of the flat
+//!   buffers never gets here.
+//! - Equal states give equal bytes.
+
+mod disk;
+mod file;
+mod folder;
+mod index;
+mod manifest;
+mod open;
+mod piece;
+mod save;
+#[cfg(test)]
+mod tests;
+
+pub use folder::{Found, list, newest, prune, resolve};
+pub use manifest::{Clocks, CorpusId, FORMAT_VERSION, FileEntry, Manifest, Meta, Topology};
+pub use open::{Checkpoint, Values, Weights};
+pub use piece::{Area, Kind};
+pub use save::{SaveState, Saved, save};

@@ -1,5 +1,6 @@
 //! `export`: a checkpoint (or any other source of tensors) to a Hugging Face directory.
 
+use crate::checkpoint::Values;
 use crate::config::ModelConfig;
 use crate::device::DType;
 use crate::hf::{self, Export, Family};
@@ -10,6 +11,8 @@ use std::path::PathBuf;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct ExportArgs {
+    /// Run directory or checkpoint, PATH or PATH@STEP
+    pub from: String,
     /// Directory to write; it must not hold a model yet
     #[arg(long)]
     pub out: PathBuf,
@@ -22,6 +25,16 @@ pub struct ExportArgs {
     /// Bytes of tensors in one file, such as 5GB or 500MB
     #[arg(long, default_value = "5GB")]
     pub max_shard: String,
+}
+
+impl ExportArgs {
+    pub fn run(self) -> Result<()> {
+        let checkpoint = super::open_checkpoint(&self.from)?;
+        let model = &checkpoint.manifest().meta.model;
+        let family = export(&self, model, &checkpoint.weights(Values::Master), None)?;
+        println!("{}: {family}, {} parameters", self.out.display(), model.params());
+        Ok(())
+    }
 }
 
 /// Writes the directory and returns the family. `extra` is an earlier config.json whose token ids are kept.

@@ -17,6 +17,21 @@ pub struct ImportArgs {
     /// Seed of those initial values
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// As one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl ImportArgs {
+    pub fn run(self) -> Result<()> {
+        let source = open(&self)?;
+        if self.json {
+            println!("{:#}", summary(&source));
+        } else {
+            print!("{}", describe(&source));
+        }
+        Ok(())
+    }
 }
 
 /// The directory as a source of tensors; `source.config()` is the model.

@@ -41,7 +41,9 @@ impl Optimizer {
             OptimKind::AdamW { .. } => params
                 .units
                 .iter()
-                .map(|u| [0, 1].map(|_| Tensor::zeros(dev, 1, u.slice.len(), DType::F32, Category::Optimizer)))
+                .map(|u| {
+                    [0, 1].map(|_| Tensor::zeros(dev, 1, u.slice.len(), DType::F32, Category::Optimizer))
+                })
                 .collect(),
             OptimKind::Sgd { .. } => vec![],
         };

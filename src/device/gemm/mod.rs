@@ -16,6 +16,7 @@ mod kernel;
 mod pack;
 mod peak;
 mod store;
+mod task;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]

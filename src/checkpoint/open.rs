@@ -1,0 +1,223 @@
+//! Reading a checkpoint: by memory map, into any topology.
+
+use super::disk;
+use super::file::StoredFile;
+use super::index::{Index, Layout};
+use super::manifest::Manifest;
+use super::piece::{Area, Kind, overlap};
+use crate::device::{DType, Device};
+use crate::optim::Optimizer;
+use crate::params::{LocalBox, ParamSpec, Params, Placed, TensorSource};
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// Threads that verify: enough for a striped file system, few enough to leave the machine usable.
+const VERIFIERS: usize = 4;
+
+/// Which weights to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Values {
+    /// What the model computed with (bf16 or f32).
+    Stored,
+    /// In f32: the masters where there are some, else the weights.
+    Master,
+}
+
+/// A finished checkpoint, its manifest and headers checked. Values are compared with their file's checksum before
+/// the first one is used, so whatever is read is what was written.
+pub struct Checkpoint {
+    path: PathBuf,
+    manifest: Manifest,
+    /// In the order of the manifest.
+    files: Vec<StoredFile>,
+    index: Index,
+}
+
+impl Checkpoint {
+    /// Checks everything but the values: manifest, sizes, headers, and that every element is stored exactly once.
+    pub fn open(path: &Path) -> Result<Checkpoint> {
+        let manifest = Manifest::read(path)?;
+        let specs: HashMap<&str, &ParamSpec> = manifest.params.iter().map(|p| (p.name.as_str(), p)).collect();
+        let open = |f| StoredFile::open(path, f, &specs);
+        let files = manifest.files.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let index = match Index::new(path, &files, &manifest.params) {
+            Ok(index) => index,
+            // A file that lies about its pieces is most likely damaged: then that is what to say.
+            Err(e) => return files.iter().try_for_each(|f| f.check()).and(Err(e)),
+        };
+        Ok(Checkpoint { path: path.into(), manifest, files, index })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Whether optimizer state can be loaded.
+    pub fn has_moments(&self) -> bool {
+        self.manifest.params.first().is_some_and(|p| self.index.get(Kind::M, &p.name).is_some())
+    }
+
+    /// Compares all files with their checksums; the error names the first bad one.
+    pub fn verify(&self) -> Result<()> {
+        self.verify_share(0, 1)
+    }
+
+    /// The files that fall to one of several ranks, so that together they read the checkpoint once.
+    pub fn verify_share(&self, rank: usize, ranks: usize) -> Result<()> {
+        let share: Vec<&StoredFile> = self.files.iter().skip(rank).step_by(ranks).collect();
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|s| {
+            for _ in 0..VERIFIERS.min(share.len()) {
+                s.spawn(|| {
+                    while let Some(f) = share.get(next.fetch_add(1, Relaxed)) {
+                        // Kept by the file, and reported below in the order of the manifest.
+                        let _ = f.check();
+                    }
+                });
+            }
+        });
+        share.iter().try_for_each(|f| f.check())
+    }
+
+    /// A file that was given as text: `run.toml`, `tokenizer.json`. None if the checkpoint has no such file.
+    pub fn text(&self, name: &str) -> Result<Option<String>> {
+        let Some(at) = self.manifest.files.iter().position(|f| f.name == name) else { return Ok(None) };
+        self.files[at].check()?;
+        let path = &self.files[at].path;
+        let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+        disk::check_size(path, &self.manifest.files[at], bytes.len() as u64)?;
+        String::from_utf8(bytes).map(Some).map_err(|e| Error::checkpoint(path, format!("not text: {e}"), ""))
+    }
+
+    /// The weights as a source for any topology.
+    pub fn weights(&self, values: Values) -> Weights<'_> {
+        Weights { checkpoint: self, values }
+    }
+
+    /// One value of every kind: any part of any tensor, for tools. None if the checkpoint has no such kind.
+    pub fn read(&self, kind: Kind, spec: &ParamSpec, area: Area, out: &mut [f32]) -> Result<Option<()>> {
+        self.known(spec)?;
+        let Some(layout) = self.index.get(kind, &spec.name) else { return Ok(None) };
+        layout.read(&self.files, area, 0..area.len(), out).map(Some)
+    }
+
+    /// That the checkpoint and the model have the same tensors.
+    pub fn matches(&self, params: &Params) -> Result<()> {
+        let mut ours = HashMap::new();
+        for (_, p) in params.iter() {
+            self.known(&p.spec)?;
+            ours.insert(p.spec.name.as_str(), ());
+        }
+        match self.manifest.params.iter().find(|p| !ours.contains_key(p.name.as_str())) {
+            None => Ok(()),
+            Some(p) => Err(self.unfit(format!("tensor {} {:?} is not in the model", p.name, p.shape()))),
+        }
+    }
+
+    /// Weights and masters of this rank. The model must have exactly the tensors of the checkpoint.
+    pub fn load_weights(&self, dev: &Device, params: &mut Params, values: Values) -> Result<()> {
+        self.matches(params)?;
+        params.fill(dev, &self.weights(values))
+    }
+
+    /// Moments, masters and t of this rank, whatever the topology that wrote them. f32 weights serve as masters of a
+    /// bf16 model. An optimizer without moments reads none.
+    pub fn load_optimizer(&self, params: &mut Params, optim: &mut Optimizer) -> Result<()> {
+        self.matches(params)?;
+        for (i, unit) in params.units.iter_mut().enumerate() {
+            if let Some([m, v]) = optim.moments.get_mut(i) {
+                self.read_slice(Kind::M, &unit.params, &unit.slice, m)?;
+                self.read_slice(Kind::V, &unit.params, &unit.slice, v)?;
+            }
+            if unit.master.exists() {
+                self.read_slice(Kind::Master, &unit.params, &unit.slice, &mut unit.master)?;
+            }
+        }
+        optim.t = self.manifest.meta.clocks.adam_t;
+        Ok(())
+    }
+
+    /// Fills the (1, slice) buffer of a unit; padding stays as it is.
+    fn read_slice(
+        &self,
+        kind: Kind,
+        params: &[Placed],
+        slice: &Range<usize>,
+        out: &mut Tensor,
+    ) -> Result<()> {
+        let out = out.data_mut::<f32>();
+        for p in params {
+            let own = overlap(&p.range(), slice);
+            if own.is_empty() {
+                continue;
+            }
+            let layout = self.layout(kind, &p.spec.name)?;
+            let range = own.start - p.start..own.end - p.start;
+            let out = &mut out[own.start - slice.start..own.end - slice.start];
+            layout.read(&self.files, p.local.into(), range, out)?;
+        }
+        Ok(())
+    }
+
+    fn layout(&self, kind: Kind, name: &str) -> Result<&Layout> {
+        let exact = self.index.get(kind, name);
+        let f32_weights = || self.index.get(Kind::Weight, name).filter(|l| l.dtype() == Some(DType::F32));
+        exact.or_else(|| if kind == Kind::Master { f32_weights() } else { None }).ok_or_else(|| {
+            Error::checkpoint(
+                &self.path,
+                format!("no {kind} of tensor {name}"),
+                "start from its weights (run.init) or with optimizer = \"reset\"",
+            )
+        })
+    }
+
+    /// That the checkpoint has this tensor, of this shape.
+    fn known(&self, spec: &ParamSpec) -> Result<()> {
+        let params = &self.manifest.params;
+        let Some(found) = params.iter().find(|p| p.name == spec.name) else {
+            let near = params.iter().min_by_key(|p| strsim::levenshtein(&p.name, &spec.name));
+            let near = near.map_or(String::new(), |p| format!(" (nearest: {} {:?})", p.name, p.shape()));
+            return Err(self.unfit(format!("no tensor {} {:?}{near}", spec.name, spec.shape())));
+        };
+        if found.shape() != spec.shape() {
+            let (name, here, there) = (&spec.name, found.shape(), spec.shape());
+            return Err(self.unfit(format!("tensor {name} is {here:?} here and {there:?} in the model")));
+        }
+        Ok(())
+    }
+
+    fn unfit(&self, problem: String) -> Error {
+        Error::checkpoint(&self.path, problem, "the [model] table must be that of the checkpoint's run.toml")
+    }
+}
+
+/// The weights of a checkpoint.
+pub struct Weights<'a> {
+    checkpoint: &'a Checkpoint,
+    values: Values,
+}
+
+impl TensorSource for Weights<'_> {
+    fn read(&self, spec: &ParamSpec, b: LocalBox, out: &mut [f32]) -> Result<()> {
+        let c = self.checkpoint;
+        c.known(spec)?;
+        let master = match self.values {
+            Values::Master => c.index.get(Kind::Master, &spec.name),
+            Values::Stored => None,
+        };
+        let area = Area::from(b);
+        let layout = match master {
+            Some(layout) => layout,
+            None => c.layout(Kind::Weight, &spec.name)?,
+        };
+        layout.read(&c.files, area, 0..area.len(), out)
+    }
+}
