@@ -1,6 +1,6 @@
 //! Blocking: which part of the product is computed when, by whom, from which packed copies.
 //!
-//!     for each block of N (≤ 4 MiB of packed b) and each block of K (≤ 1024 deep):
+//!     for each block of N (≤ 8 MiB of packed b) and each block of K (≤ 1024 deep):
 //!         pack b together, then run one task per (block of M, group of panels):
 //!             pack the rows of a unless this thread has them, then tile after tile, each stored while in cache
 //!
@@ -8,10 +8,10 @@
 
 use super::buffer;
 use super::kernel::Kernel;
-use super::pack::Source;
+use super::pack::{self, Source};
 use super::store::{Step, Target};
 use super::task::{Block, Multiply, Pack};
-use super::{Mat, MatMut, Out};
+use super::{Epilogue, Mat, MatMut, Out};
 use crate::device::{Elem, Pool};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -25,7 +25,7 @@ const MOST_ROWS: usize = 512;
 /// Blocks of rows there should be before they grow beyond `ROWS`.
 const ROW_BLOCKS: usize = 16;
 /// Values of packed b.
-const B_VALUES: usize = 1 << 20;
+const B_VALUES: usize = 2 << 20;
 /// Rows that share one pass over packed b when partial sums need a buffer of their own.
 const SUM_ROWS: usize = 2048;
 /// Columns of b that one task packs, rounded to panels: of a row-major b it reads half a page of each row.
@@ -34,7 +34,6 @@ const PACK_COLS: usize = 384;
 const TASK_COLS: usize = 192;
 /// and more if there are more tasks than this, enough for the threads of a node.
 const TASKS: usize = 64;
-
 /// Below so many multiply-adds, some ten microseconds, waking the others costs more than they help. Packing a value
 /// counts as 16.
 const ALONE: usize = 1 << 19;
@@ -60,7 +59,7 @@ pub(super) fn product<K, A, B, C, E>(
     A: Elem,
     B: Elem<Acc = A::Acc>,
     C: Elem<Acc = A::Acc>,
-    E: Fn(usize, usize, &mut [A::Acc]) + Sync,
+    E: Epilogue<A::Acc>,
 {
     let (m, n, k) = (c.rows, c.cols, a.cols);
     if m == 0 || n == 0 {
@@ -72,15 +71,14 @@ pub(super) fn product<K, A, B, C, E>(
     let in_c = C::DTYPE == A::Acc::DTYPE;
     // c can take each block of K as it comes if it has the type of the sums and the epilogue does not come between.
     let add_each = in_c && out == Out::Add && epilogue.is_none();
-    let own_sums = !whole && !add_each && !(in_c && out == Out::Store);
+    let own_sums = !whole && !add_each && (!in_c || out == Out::Add);
     let rows = if own_sums { part(m, SUM_ROWS, ROWS) } else { m };
     let product = PRODUCTS.fetch_add(1, Relaxed);
     let a = Source { at: a.data.as_ptr(), line_stride: a.row_stride, k_stride: a.col_stride };
     let b = Source { at: b.data.as_ptr(), line_stride: b.col_stride, k_stride: b.row_stride };
     let c_at = c.data.as_mut_ptr();
     let mut kept = buffer::caller();
-    let kept = &mut *kept;
-    let packed_b: *mut A::Acc = kept.b.get(depth.min(k) * n.min(cols).next_multiple_of(K::NR) + 8);
+    let packed_b: *mut A::Acc = kept.b.get(depth.min(k) * n.min(cols).next_multiple_of(K::NR) + pack::SPILL);
     let own: *mut A::Acc = kept.sums.get(if own_sums { rows.min(m) * cols } else { 0 });
     for row in (0..m).step_by(rows) {
         for col in (0..n).step_by(cols) {
@@ -126,7 +124,7 @@ where
     A: Elem,
     B: Elem<Acc = A::Acc>,
     C: Elem<Acc = A::Acc>,
-    E: Fn(usize, usize, &mut [A::Acc]) + Sync,
+    E: Epilogue<A::Acc>,
 {
     fn run(&self, pool: &Pool) {
         let most = (A_VALUES / self.depth.max(1)).min(self.rows / ROW_BLOCKS).clamp(ROWS, MOST_ROWS);

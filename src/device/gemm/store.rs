@@ -1,7 +1,7 @@
 //! What happens to a finished tile: added to the sums of earlier blocks of K, through the epilogue, into c.
 
-use super::Out;
 use super::pack::prefetch;
+use super::{Epilogue, Out};
 use crate::device::Elem;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,7 +31,7 @@ pub(super) struct Target<'a, C: Elem, E> {
     pub(super) col: usize,
 }
 
-impl<C: Elem, E: Fn(usize, usize, &mut [C::Acc])> Target<'_, C, E> {
+impl<C: Elem, E: Epilogue<C::Acc>> Target<'_, C, E> {
     /// Stores the tile (rows, cols) with this pitch at (row, col) of the block.
     ///
     /// # Safety
@@ -70,7 +70,7 @@ impl<C: Elem, E: Fn(usize, usize, &mut [C::Acc])> Target<'_, C, E> {
                 continue;
             }
             if let Some(epilogue) = self.epilogue {
-                epilogue(self.row + row + i, self.col + col, x);
+                epilogue.finish(self.row + row + i, self.col + col, x);
             }
             let c = self.c.wrapping_add((row + i) * self.c_pitch + col);
             // SAFETY: the caller's promise.

@@ -1,9 +1,9 @@
 //! The two kinds of task within a block of N and K: packing a panel of b, and multiplying some rows by some columns.
 
-use super::buffer;
 use super::kernel::{Kernel, Work};
 use super::pack::{self, Source};
 use super::store::Target;
+use super::{Epilogue, buffer};
 use crate::device::Elem;
 use std::marker::PhantomData;
 
@@ -68,7 +68,7 @@ where
     A: Elem,
     B: Elem<Acc = A::Acc>,
     C: Elem<Acc = A::Acc>,
-    E: Fn(usize, usize, &mut [A::Acc]) + Sync,
+    E: Epilogue<A::Acc>,
 {
     #[inline(always)]
     fn run(self) {
