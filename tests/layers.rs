@@ -18,7 +18,8 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// The tape's slots add gradients, and ops are what a tape records: the two are one layer, as are those below.
-const TOGETHER: &[(&str, &str)] = &[("tape", "ops"), ("device", "tensor"), ("checkpoint", "optim"), ("config", "rng")];
+const TOGETHER: &[(&str, &str)] =
+    &[("tape", "ops"), ("device", "tensor"), ("checkpoint", "optim"), ("config", "rng")];
 
 fn sources(dir: &Path, out: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -74,7 +75,8 @@ fn modules_use_only_their_own_layer_and_those_below() {
     let (mut bad, mut seen) = (vec![], 0);
     for file in &files {
         let relative = file.strip_prefix(root()).unwrap();
-        let module = relative.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs");
+        let module =
+            relative.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs");
         let Some(own) = level.get(module) else {
             assert!(["lib", "main"].contains(&module), "{module} has no layer: add it to tests/layers.rs");
             continue;
@@ -104,6 +106,16 @@ fn files_are_short() {
         files.iter().map(|f| (std::fs::read_to_string(f).unwrap().lines().count(), f)).collect();
     lines.sort();
     let at = |share: f64| lines[((lines.len() - 1) as f64 * share) as usize].0;
-    println!("{} files: median {}, 90 % {}, longest {:?}", lines.len(), at(0.5), at(0.9), lines[lines.len() - 1]);
-    assert!(at(0.5) <= 150 && at(0.9) <= 400 && at(1.0) <= 600, "files have grown: {:?}", &lines[lines.len() - 5..]);
+    println!(
+        "{} files: median {}, 90 % {}, longest {:?}",
+        lines.len(),
+        at(0.5),
+        at(0.9),
+        lines[lines.len() - 1]
+    );
+    assert!(
+        at(0.5) <= 150 && at(0.9) <= 400 && at(1.0) <= 600,
+        "files have grown: {:?}",
+        &lines[lines.len() - 5..]
+    );
 }

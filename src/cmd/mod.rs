@@ -1,10 +1,11 @@
 //! The command line: plain parsed arguments in, one call each.
 
-mod corpus;
-mod export;
-mod generate;
-mod import;
-mod train;
+pub mod ckpt;
+pub mod corpus;
+pub mod export;
+pub mod generate;
+pub mod import;
+pub mod train;
 
 use crate::Result;
 use crate::checkpoint::{self, Checkpoint};
@@ -33,6 +34,9 @@ enum Command {
     Train(train::Train),
     /// Continue a text with a trained model
     Generate(generate::Generate),
+    /// Look at checkpoints
+    #[command(subcommand)]
+    Ckpt(ckpt::Ckpt),
     /// Check a Hugging Face directory and say what it holds (a run reads it by init = "hf:DIR")
     Import(import::ImportArgs),
     /// Write a checkpoint as a Hugging Face directory
@@ -46,6 +50,7 @@ impl Cli {
             Command::Corpus(c) => c.run(),
             Command::Train(c) => c.run(),
             Command::Generate(c) => c.run(),
+            Command::Ckpt(c) => c.run(),
             Command::Import(c) => c.run(),
             Command::Export(c) => c.run(),
         }

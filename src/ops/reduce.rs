@@ -50,7 +50,7 @@ fn fold<A: Real>(mut acc: [A; LANES]) -> A {
     let mut width = LANES / 2;
     while width > 0 {
         for l in 0..width {
-            acc[l] = acc[l] + acc[l + width];
+            acc[l] += acc[l + width];
         }
         width /= 2;
     }

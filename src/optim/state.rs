@@ -48,7 +48,7 @@ impl Optimizer {
             OptimKind::Sgd { .. } => vec![],
         };
         let ranges = params.units.iter().map(|u| spans(config, u)).collect();
-        Optimizer { kind: config.kind.clone(), t: 0, moments, ranges }
+        Optimizer { kind: config.kind, t: 0, moments, ranges }
     }
 
     /// New moments, t = 0: for a phase that begins with `optimizer = "reset"`.

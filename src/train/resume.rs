@@ -13,14 +13,14 @@ use std::path::{Path, PathBuf};
 /// What was found, the same for all ranks.
 pub enum Start {
     Fresh(Origin),
-    Resume(Checkpoint, Position),
+    Resume(Box<Checkpoint>, Position),
 }
 
 /// Where the weights of a new run come from.
 pub enum Origin {
     Random,
-    Checkpoint(Checkpoint),
-    HuggingFace(HfSource, PathBuf),
+    Checkpoint(Box<Checkpoint>),
+    HuggingFace(Box<HfSource>),
 }
 
 impl Start {
@@ -38,7 +38,7 @@ impl std::fmt::Display for Start {
         match self {
             Start::Fresh(Origin::Random) => write!(f, "new run, random weights"),
             Start::Fresh(Origin::Checkpoint(c)) => write!(f, "new run, weights of {}", c.path().display()),
-            Start::Fresh(Origin::HuggingFace(_, dir)) => write!(f, "new run, weights of {}", dir.display()),
+            Start::Fresh(Origin::HuggingFace(s)) => write!(f, "new run, weights of {}", s.dir().display()),
             Start::Resume(c, p) => write!(f, "resuming at step {} from {}", p.update, c.path().display()),
         }
     }
@@ -50,16 +50,16 @@ pub fn find(config: &RunConfig, domains: &[Domain]) -> Result<Start> {
     if let Some(path) = checkpoint::newest(&dir)? {
         let c = Checkpoint::open(&path)?;
         let position = check_resume(config, domains, &c)?;
-        return Ok(Start::Resume(c, position));
+        return Ok(Start::Resume(Box::new(c), position));
     }
     let origin = match &config.run.init {
         Init::Random => Origin::Random,
         Init::Checkpoint { path, step } => {
             let path = checkpoint::resolve(path, *step)?;
             let c = Checkpoint::open(&path)?;
-            Origin::Checkpoint(c)
+            Origin::Checkpoint(Box::new(c))
         }
-        Init::HuggingFace(dir) => Origin::HuggingFace(HfSource::open(dir)?, dir.clone()),
+        Init::HuggingFace(dir) => Origin::HuggingFace(Box::new(HfSource::open(dir)?)),
     };
     Ok(Start::Fresh(origin))
 }
@@ -90,7 +90,7 @@ pub fn load(config: &RunConfig, start: &Start, r: &mut Replica) -> Result<Positi
     match start {
         Start::Fresh(Origin::Random) => fill(r, &random)?,
         Start::Fresh(Origin::Checkpoint(c)) => fill(r, &c.weights(Values::Master))?,
-        Start::Fresh(Origin::HuggingFace(source, _)) => fill(r, source)?,
+        Start::Fresh(Origin::HuggingFace(source)) => fill(r, source.as_ref())?,
         Start::Resume(c, position) => {
             fill(r, &c.weights(Values::Stored))?;
             c.load_optimizer(&mut r.params, &mut r.optim)?;

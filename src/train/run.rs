@@ -10,14 +10,15 @@ use super::resume;
 use super::signal;
 use super::step::{MicroBatch, Outcome, Update, step};
 use super::vote::{Ballot, Vote};
-use crate::comm::{Comm, Mesh, World, run_ranks};
+use crate::comm::{Mesh, World, run_ranks};
 use crate::config::{self, Every, OptimState, PhaseConfig, Precision, RunConfig};
 use crate::data::{Domain, HeldOut};
 use crate::device::{DType, Device};
+use crate::model::Network;
+use crate::params::Dp;
 use crate::tape::Recompute;
 use crate::{Error, Result};
 use serde_json::json;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How the run was started.
@@ -40,13 +41,31 @@ impl Launch {
 
 /// Trains to the end of the last phase. Errors end all ranks; `Requeue` after a signal, with a checkpoint written.
 pub fn train(config: &RunConfig, launch: &Launch) -> Result<()> {
-    config.check_ranks(launch.ranks)?;
+    check(config, launch)?;
     let domains = corpora::open(config)?;
     std::fs::create_dir_all(&config.run.dir).map_err(Error::io(&config.run.dir, "create"))?;
     let start = resume::find(config, &domains)?;
     signal::listen();
     run_ranks(launch.ranks, launch.deadline, |world| rank_main(config, launch, &domains, &start, world))?;
     Ok(())
+}
+
+/// What the run file asks that this build, or this model, cannot do. Nothing is opened or written.
+pub fn check(config: &RunConfig, launch: &Launch) -> Result<()> {
+    config.check_ranks(launch.ranks)?;
+    let refuse = |key: &str, problem: &str, remedy: &str| {
+        Err(Error::config(&config.source_file, key, problem, remedy))
+    };
+    if config.model.head == config::Head::Mlm || !config.model.causal {
+        let problem = "training a masked language model is not built yet";
+        return refuse("model", problem, "choose a causal model; BERT models can be imported and exported");
+    }
+    if launch.threads == Some(0) {
+        return Err(Error::launch("--threads 0", "give 1 or more"));
+    }
+    let (_, params) = Network::build(&config.model, &Device::meta(), DType::F32, (0, 1), Dp::SOLO, 1);
+    let names: Vec<&str> = params.iter().map(|(_, p)| p.spec.name.as_str()).collect();
+    config.optim.check_names(&names, &config.source_file)
 }
 
 pub fn plan(config: &RunConfig) -> Plan<'_> {
@@ -109,10 +128,10 @@ fn rank_main(
         rank.describe(launch, start)?;
     }
     let done = rank.phases();
-    if let (Err(e), world) = (&done, &rank.replica.mesh.world) {
-        if !matches!(e, Error::Requeue { .. }) {
-            world.abort(&e.to_string());
-        }
+    if let (Err(e), world) = (&done, &rank.replica.mesh.world)
+        && !matches!(e, Error::Requeue { .. })
+    {
+        world.abort(&e.to_string());
     }
     done
 }
@@ -338,9 +357,4 @@ fn due(every: Every, update: u64, last: Instant) -> bool {
 
 fn hostname() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").map_or(String::new(), |s| s.trim().into())
-}
-
-/// The communicator of a solitary rank, for tools that only evaluate or generate.
-pub fn solo() -> Arc<dyn Comm> {
-    Arc::new(crate::comm::Solo::new())
 }

@@ -143,7 +143,7 @@ fn a_failing_source_leaves_no_model_behind() {
 fn the_command_finds_the_family_and_checks_its_arguments() {
     use espalier::cmd::{export, import};
     let golden = golden("qwen2");
-    let import = import::ImportArgs { dir: golden.clone(), allow_missing_head: false, seed: 0 };
+    let import = import::ImportArgs { dir: golden.clone(), allow_missing_head: false, seed: 0, json: false };
     let source = espalier::cmd::import::open(&import).unwrap();
     let summary = espalier::cmd::import::summary(&source);
     assert_eq!((&summary["family"], &summary["params"]), (&json!("qwen2"), &json!(source.config().params())));
@@ -152,6 +152,7 @@ fn the_command_finds_the_family_and_checks_its_arguments() {
 
     let dir = tempfile::tempdir().unwrap();
     let args = export::ExportArgs {
+        from: String::new(),
         out: dir.path().join("a/b"),
         family: None,
         dtype: "f32".into(),
