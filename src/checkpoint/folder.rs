@@ -117,7 +117,7 @@ pub fn prune(dir: &Path, keep_last: usize, keep_every_steps: Option<u64>) -> Res
     let Some(oldest_kept) = all.iter().rev().filter(sound).nth(keep_last.max(1) - 1) else {
         return Ok(vec![]);
     };
-    let kept = |f: &Found| f.finished && keep_every_steps.is_some_and(|n| n > 0 && f.step % n == 0);
+    let kept = |f: &Found| f.finished && keep_every_steps.is_some_and(|n| n > 0 && f.step.is_multiple_of(n));
     let gone = all.iter().filter(|f| *f < oldest_kept && !kept(f));
     gone.map(|f| remove(&f.path).map(|()| f.path.clone())).collect()
 }
