@@ -1,9 +1,11 @@
 //! The matrix product against the machine's peak and against the `gemm` crate, on the shapes of training.
 //!
-//!     cargo bench --bench gemm -- [--out DIR] [--repeats 7] [--only nt|nn|tn] [--quick]
+//!     cargo bench --bench gemm -- [--out DIR] [--repeats 7] [--only nt|nn|tn] [--quick] [--solo] [--best]
 //!
 //! Correctness first: before it is timed, each product is compared with the peer's. Ours and the peer's runs
 //! alternate, so that both see the same machine; the numbers are medians over the repeats, GFLOP/s count 2·M·N·K.
+//! One thread is timed in CPU time, two in wall time. `--best` prints the best repeat and not
+//! the median, for a machine that others use too.
 
 use ::gemm::Parallelism;
 use espalier::device::Pool;
@@ -151,7 +153,7 @@ impl Operands {
 }
 
 /// y = x·Wᵀ with bf16 everywhere, in GFLOP/s; the peer has no such kernel.
-fn bf16_rate(x: &Operands, pool: &Pool, repeats: usize) -> f64 {
+fn bf16_rate(x: &Operands, pool: &Pool, repeats: usize, q: f64) -> f64 {
     let narrow = |v: &[f32]| v.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>();
     let (a, b) = (narrow(&x.a), narrow(&x.b));
     let (m, n, k) = (x.m, x.n, x.k);
@@ -159,12 +161,25 @@ fn bf16_rate(x: &Operands, pool: &Pool, repeats: usize) -> f64 {
         let mut c = vec![0.0f32; m * n];
         let run =
             || gemm(pool, MatMut::new(&mut c, m, n), Out::Add, Mat::new(&a, k, m).t(), Mat::new(&b, k, n));
-        return x.flops() / median(repeats, run) / 1e9;
+        return x.flops() / time(repeats, q, run) / 1e9;
     }
     let mut c = vec![bf16::ZERO; m * n];
     let b = if x.kind == Nt { Mat::new(&b, n, k).t() } else { Mat::new(&b, k, n) };
     let run = || gemm(pool, MatMut::new(&mut c, m, n), Out::Store, Mat::new(&a, m, k), b);
-    x.flops() / median(repeats, run) / 1e9
+    x.flops() / time(repeats, q, run) / 1e9
+}
+
+/// CPU time of this thread: what one thread attains does not change when others share the machine.
+fn cpu_seconds(f: impl FnOnce()) -> f64 {
+    let now = || {
+        let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: t is ours to fill.
+        unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut t) };
+        t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
+    };
+    let start = now();
+    f();
+    now() - start
 }
 
 fn seconds(f: impl FnOnce()) -> f64 {
@@ -173,28 +188,30 @@ fn seconds(f: impl FnOnce()) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-fn middle(mut times: Vec<f64>) -> f64 {
+/// The time at this quantile: 0.5 is the median; NaN of none.
+fn quantile(mut times: Vec<f64>, q: f64) -> f64 {
     times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+    times.get((times.len() as f64 * q) as usize).copied().unwrap_or(f64::NAN)
 }
 
-fn median(repeats: usize, mut f: impl FnMut()) -> f64 {
+fn time(repeats: usize, q: f64, mut f: impl FnMut()) -> f64 {
     f();
-    middle((0..repeats).map(|_| seconds(&mut f)).collect())
+    quantile((0..repeats).map(|_| seconds(&mut f)).collect(), q)
 }
 
-/// Seconds of four contenders, run in turn.
-fn race(x: &mut Operands, one: &Pool, two: &Pool, repeats: usize) -> [f64; 4] {
+/// Seconds of four contenders, run in turn; NaN for two threads where there is no second pool.
+fn race(x: &mut Operands, one: &Pool, two: Option<&Pool>, repeats: usize, q: f64) -> [f64; 4] {
     let mut times = [(); 4].map(|_| Vec::new());
     // Small products are run several times in one measurement.
     let inner = (2e8 / x.flops()).ceil() as usize;
     for _ in 0..repeats {
-        times[0].push(seconds(|| (0..inner).for_each(|_| x.ours(one))) / inner as f64);
-        times[1].push(seconds(|| (0..inner).for_each(|_| x.peer(1))) / inner as f64);
+        times[0].push(cpu_seconds(|| (0..inner).for_each(|_| x.ours(one))) / inner as f64);
+        times[1].push(cpu_seconds(|| (0..inner).for_each(|_| x.peer(1))) / inner as f64);
+        let Some(two) = two else { continue };
         times[2].push(seconds(|| (0..inner).for_each(|_| x.ours(two))) / inner as f64);
         times[3].push(seconds(|| (0..inner).for_each(|_| x.peer(2))) / inner as f64);
     }
-    times.map(middle)
+    times.map(|t| quantile(t, q))
 }
 
 fn main() {
@@ -202,6 +219,8 @@ fn main() {
     let value = |key: &str| args.iter().position(|a| a == key).and_then(|i| args.get(i + 1)).cloned();
     let repeats: usize = value("--repeats").map_or(7, |r| r.parse().expect("--repeats takes a number"));
     let only = value("--only");
+    let q = if args.iter().any(|a| a == "--best") { 0.0 } else { 0.5 };
+    let solo = args.iter().any(|a| a == "--solo");
     let quick = args.iter().any(|a| a == "--quick");
     let (one, two) = (Pool::new(1), Pool::new(2));
     let peaks = [peak(&one), peak(&two)];
@@ -222,9 +241,9 @@ fn main() {
             "{} {m}x{n}x{k}: ours and the peer differ by {difference} of what may be",
             kind.name()
         );
-        let t = race(&mut x, &one, &two, repeats);
+        let t = race(&mut x, &one, (!solo).then_some(&two), repeats, q);
         let [o1, p1, o2, p2] = t.map(|t| x.flops() / t / 1e9);
-        let narrow = bf16_rate(&x, &two, repeats);
+        let narrow = if solo { f64::NAN } else { bf16_rate(&x, &two, repeats, q) };
         println!(
             "{}   {m:5} {n:5} {k:5} | {o1:8.1} {p1:8.1} {:7.0}% {:7.2} | {o2:8.1} {p2:8.1} {:7.0}% {:7.2} | {narrow:7.1}",
             kind.name(),

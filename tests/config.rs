@@ -1,5 +1,10 @@
 //! The run file: what it accepts and resolves to, what each mistake is answered with, and that nothing makes it panic.
 
+#[path = "config/damage.rs"]
+mod damage;
+#[path = "config/wrong.rs"]
+mod wrong;
+
 use espalier::config::*;
 
 /// The example of the interface document, less the tables of methods that are not built.
@@ -132,10 +137,10 @@ fn set_overrides_any_key_and_reads_words_without_quotes() {
         "phase.0.mix.web=1",
         "phase.0.mix.laws=3",
     ];
-    let c = parse(&LEAST.replace("steps = 100\n", ""), &set).unwrap();
+    let c = parse(LEAST, &set).unwrap();
     assert_eq!((c.run.dir.to_str(), c.run.seed), (Some("/tmp/a b"), 7));
     assert_eq!((c.run.dtype, c.checkpoint.every), (Precision::Bf16, Every::Minutes(90.0)));
-    assert_eq!((c.phases[0].lr_at(0), c.phases[0].tokens), (3e-4, 1_000_000));
+    assert_eq!((c.phases[0].lr_at(0), c.phases[0].tokens), (3e-4, 1_000_000)); // over `steps` in the file
     assert_eq!(c.model.ffn_dim, 640);
     assert!(matches!(c.optim.kind, OptimKind::AdamW { betas: [0.9, 0.99], .. }));
     assert_eq!(c.phases[0].mix, [("web".into(), 0.25), ("laws".into(), 0.75)]);
@@ -153,160 +158,6 @@ fn a_kept_schedule_runs_on_through_the_phases_that_keep_it() {
     assert_eq!((rate(1, 49), c.phases[2].lr_start, rate(2, 4)), (0.5, 0.5, 0.25));
 }
 
-/// (--set, or a line added at the end of `LEAST`, which is inside its phase), and two parts of the answer.
-const WRONG_SETS: &[(&str, &str, &str)] = &[
-    ("run.seqlen=3", "run.seqlen: unknown key `seqlen`, did you mean `seq_len`?", "allowed here: dir, seed"),
-    ("optim.lr=1e-4", "unknown key `lr` here, it belongs in `phase.*.lr`", "adamw, sgd, clip, group"),
-    ("modle.dim=3", "did you mean `model`?", "schema, eval"),
-    ("phase.0.lr.0.knid=const", "did you mean `kind`?", "phase.0.lr.0.knid"),
-    ("phase.3.tokens=5", "`phase` is a list of 1 and `3` is none of them", "numbered from 0"),
-    ("run.dir.x=1", "`run.dir` is the string \"runs/x\"", "has no `x`"),
-    ("run.seed", "there is no `=`", "--set table.key=value"),
-    ("run..seed=1", "not a dotted path", "--set table.key=value"),
-    ("schema=2", "2 is not known here", "reads 1"),
-    ("run=5", "this is the integer 5", "give a table"),
-    ("run.seq_len=1.5e3", "this is the number 1500.0", "without a fraction or exponent: 1500"),
-    ("run.seq_len=0", "0 is out of range", "from 1"),
-    ("run.seq_len=-4", "-4 is out of range", "from 1"),
-    ("run.seed=true", "this is the boolean true", "whole number"),
-    ("run.seq_len=1024", "longer than the table of learned positions: 512", "model.max_positions = 1024"),
-    ("run.dtype=fp32", "unknown value \"fp32\", did you mean \"f32\"?", "allowed: f32, bf16"),
-    ("run.init=checkpoint", "unknown value \"checkpoint\"", "ckpt:PATH@STEP"),
-    ("run.device=cuda", "device = \"cuda\" is not built yet", "use \"auto\" or \"cpu\""),
-    ("run.dropout=0.1", "`dropout` is not built yet", "without dropout"),
-    ("model.preset=gpt2-124", "did you mean \"gpt2-124m\"?", "llama-3.2-1b"),
-    ("model.heads=3", "3 heads do not divide dim: 128", "give head_dim"),
-    ("model.kv_heads=4", "4 kv heads do not divide 2 heads", "give one of 1, 2"),
-    ("model.rope.theta=1e6", "positions are not \"rope\"", "leave rope out"),
-    ("model.causal=false", "", ""),
-    ("model.head=mlm", "needs both directions", "set causal = false"),
-    ("model.norm_eps=0", "0.0 is out of range", "> 0"),
-    ("model.vocab=99999999999", "out of range", "from 1 to"),
-    ("model.dropout=0.1", "`dropout` is not built yet", "without dropout"),
-    ("model.experts=8", "`experts` is not built yet", "dense"),
-    ("data.web.order=megatron", "order = \"megatron\" is not built yet", "use \"stream\""),
-    ("data.web.holdout=1.0", "1.0 is out of range", "less than 1"),
-    ("data.web.max_epochs=0", "0 is out of range", "at least 1|from 1"),
-    ("data.we b={ path = \"x\" }", "\"we b\" is not a name", "letters, digits"),
-    ("data.web=data/web", "this is the string \"data/web\"", "[data.web]"),
-    ("parallel.tp=3", "3 does not divide model.heads: 2", "give one of 1, 2"),
-    ("parallel.zero=2", "zero = 2 is not built yet", "use 0 or 1"),
-    ("parallel.zero=4", "4 is out of range", "from 0 to 3"),
-    ("parallel.sequence_parallel=true", "sequence_parallel = true is not built yet", "false"),
-    ("parallel.accumulate=sharded", "accumulate = \"sharded\" is not built yet", "local"),
-    ("parallel.shard=4 ranks", "shard = \"4 ranks\" is not built yet", "all"),
-    ("parallel.pp=2", "`pp` is not built yet", "use tp"),
-    ("parallel.micro_batch=3", "3 does not divide global_batch: 8", "give one of 1, 2, 4, 8"),
-    ("optim.adamw.moments=bf16", "moments = \"bf16\" is not built yet", "f32"),
-    ("optim.adamw.betas=[0.9, 1.0]", "optim.adamw.betas.1", "less than 1"),
-    ("optim.adamw.betas=[0.9]", "this is a list of 1", "two numbers"),
-    ("optim.adamw.eps=0", "0.0 is out of range", "> 0"),
-    ("optim.clip=-1", "-1.0 is out of range", "\"none\""),
-    ("optim.group=[{ weight_decay = 0.0 }]", "optim.group.0.match", "add `match"),
-    ("optim.group=[{ match = [\"a\"] }]", "changes nothing", "lr_scale"),
-    ("checkpoint.every=500", "this is the integer 500", "\"500 steps\""),
-    ("checkpoint.every=0 steps", "\"0 steps\" is not a cadence", "\"20 min\""),
-    ("checkpoint.keep_last=0", "0 is out of range", "from 1"),
-    ("eval.on=[\"wep\"]", "no corpus `wep` in [data], did you mean `web`?", "corpora: web"),
-    ("eval.on=[\"web:heldout\"]", "holds nothing out", "data.web.holdout"),
-    ("eval.on=[\"web:test\"]", "no part \"test\"", "NAME:heldout"),
-    ("phase=[]", "there is no phase", "[[phase]]"),
-    ("phase.0.tokens=5", "steps and tokens are both given", "keep one"),
-    ("phase.0.mix={ wep = 1.0 }", "no corpus `wep`", "corpora: web"),
-    ("phase.0.mix={ web = 0 }", "add up to 0", "weight > 0"),
-    ("phase.0.mix.web=-1", "-1.0 is out of range", "weight from 0"),
-    ("phase.0.lr=3e-4", "a schedule is a list of segments", "kind = \"const\", to = 0.0003"),
-    ("phase.0.lr=[]", "required key is missing", "kind = \"linear\""),
-    ("phase.0.lr.0.frac=0.5", "phase.0.lr.0: the segments cover 50 steps of 100", "leave both out"),
-    ("phase.0.lr.0.steps=101", "need 101 steps of 100", "change"),
-    ("phase.0.lr.0.kind=cos", "did you mean \"const\"?|did you mean \"cosine\"?", "inv-sqrt"),
-    ("phase.0.lr.0.kind=exp", "exp cannot go from 0.0", "above 0"),
-    ("phase.0.lr.0.to=inf", "inf is out of range", "a rate"),
-    ("phase.0.lr.0.to=nan", "NaN is out of range", "a rate"),
-    ("phase.0.schedule=keep", "the first phase has none to keep", "\"new\""),
-    ("phase.0.grow={ to = { layers = 12 } }", "`grow` is not built yet", "keeps its size"),
-    ("phase.0.spdf={ sparsity = 0.75 }", "`spdf` is not built yet", "dense"),
-    ("phase.0.salt={ teacher = \"ckpt:x\" }", "`salt` is not built yet", "without a teacher"),
-];
-
-#[test]
-fn each_wrong_setting_is_answered_with_its_place_and_a_remedy() {
-    for (set, problem, remedy) in WRONG_SETS.iter().filter(|(_, p, _)| !p.is_empty()) {
-        let text = message(LEAST, &[set]);
-        let has = |part: &str| part.split('|').any(|p| text.contains(p));
-        assert!(has(problem) && has(remedy), "{set}\n  gives   {text}\n  without {problem} | {remedy}");
-        assert!(!text.contains('\n'), "one sentence: {text}");
-        if !text.contains("steps and tokens") && !set.starts_with("run.seq_len=1024") {
-            assert!(text.starts_with("--set ") || text.contains("run.toml: "), "{text}");
-        }
-    }
-}
-
-#[test]
-fn each_wrong_file_is_answered_with_file_key_and_line() {
-    let first = |line: &str| LEAST.replacen("schema = 1", line, 1);
-    let run = |line: &str| LEAST.replacen("[run]", &format!("[run]\n{line}"), 1);
-    let phase = |lines: &str| format!("{LEAST}{lines}\n");
-    let second = |lines: &str| phase(&format!("[[phase]]\nname = \"b\"\nsteps = 5\n{lines}"));
-    let table = [
-        (first(""), "run.toml: schema: this required key is missing; add `schema = 1`"),
-        (first("schema = \"1\""), "run.toml: schema (line 2): this is the string \"1\""),
-        (first("schema = 1\nschema = 1"), "line 3: not TOML: duplicate key"),
-        (first("schema = 1\nx y"), "run.toml: line 3: not TOML"),
-        (
-            first("schema = 1\n[modell]\n"),
-            "run.toml: modell (line 3): unknown key `modell`, did you mean `model`?",
-        ),
-        (run("sed = 1"), "run.toml: run.sed (line 4): unknown key `sed`, did you mean `seed`?"),
-        (run("seed = 99999999999999999999999999999999999999999999"), "line 4: the integer 99999"),
-        (run("seed = 2026-11-23"), "run.seed (line 4): this is a date"),
-        (
-            LEAST.replace("dir = \"runs/x\"\n", ""),
-            "run.dir (line 3): this required key is missing; add `dir =",
-        ),
-        (LEAST.replace("[model]\npreset = \"gpt2-tiny\"", ""), "run.toml: model: there is no model"),
-        (
-            LEAST.replace("preset = \"gpt2-tiny\"", "dim = 64"),
-            "model.layers (line 7): this required key is missing",
-        ),
-        (LEAST.replace("web = { path = \"data/web\" }", ""), "data (line 9): there is no corpus"),
-        (LEAST.replace("[[phase]]", "[phase]"), "phase (line 11): this is a table; give a list"),
-        (LEAST.replace("name = \"main\"", ""), "phase.0.name (line 11): this required key is missing"),
-        (LEAST.replace("steps = 100", ""), "phase.0.tokens (line 11): this required key is missing"),
-        (phase("mixx = 3"), "phase.0.mixx (line 15): unknown key `mixx`, did you mean `mix`?"),
-        (phase("[optim]\nsgd = {}\nadamw = {}"), "optim.sgd (line 16): adamw and sgd are both given"),
-        (phase("[optim.sgd]\nmomentum = 0.9"), "`momentum` is not built yet"),
-        (phase("optimizer = \"keep_v\"\n[optim.sgd]"), "sgd has no second moments to keep"),
-        (second("lr = [{ kind = \"cosine\" }]"), "phase.1.lr.0.to (line 18): this required key is missing"),
-        (
-            second("schedule = \"keep\"\nlr = [{ kind = \"const\" }]"),
-            "phase.1.lr (line 19): a phase that keeps",
-        ),
-        (
-            second("lr = [{ kind = \"const\" }]\nseq_len = 32"),
-            "phase.1.cursor (line 15): the data cursor cannot be kept when seq_len changes from 64 to 32",
-        ),
-        (second("").replace("\"b\"", "\"main\""), "two phases are called \"main\""),
-        (run("init = \"ckpt:@5\""), "unknown value \"ckpt:@5\""),
-        (
-            LEAST.replace("gpt2-tiny\"", "gpt2-tiny\"\nnorm = \"rms\"\nnorm_bias = true"),
-            "an RMS norm has no bias",
-        ),
-        (
-            LEAST.replace("gpt2-tiny\"", "llama-tiny\"\nhead_dim = 33"),
-            "model.head_dim (line 9): rope rotates pairs",
-        ),
-        (
-            LEAST.replace("gpt2-tiny\"", "bert-tiny\"\ncausal = true"),
-            "model.head (preset bert-tiny): the mlm head needs",
-        ),
-    ];
-    for (text, part) in table {
-        let got = message(&text, &[]);
-        assert!(got.contains(part), "{text}\n  gives   {got}\n  without {part}");
-    }
-}
-
 #[test]
 fn ranks_that_do_not_fit_are_answered_with_numbers_that_do() {
     let c = parse(FULL, &[]).unwrap();
@@ -317,6 +168,7 @@ fn ranks_that_do_not_fit_are_answered_with_numbers_that_do() {
     };
     says(3, "tp = 2 does not divide 3 ranks; start 4 ranks, or set tp to one of 1");
     says(0, "start 2 ranks");
+    says(usize::MAX - 1, "run.global_batch: 64 sequences in phase");
     says(6, "set global_batch to 48 or 72");
     says(32, "set global_batch to 128, or micro_batch to one of 1, 2, 4");
 }
@@ -328,7 +180,7 @@ fn resolved_files_resolve_to_the_same_run() {
     let odd = "name = \"a \\\"b\\\" \\n = ü\"\noptimizer = \"reset\"\nmix = { web = 1, b = 1, c = 1 }";
     texts.push(
         LEAST.replace("name = \"main\"", odd).replace("[data]", "[data]\nc = { path = '''x\ny''' }\nb.path = 'q\"'")
-            + "eval = { on = [\"c\"], every = \"1.5 min\" }\n[[phase]]\nname = \"k\"\ntokens = 7\nschedule = \"keep\"\n\
+            + "eval = { on = [\"c\"], every = \"1.5 min\" }\n[[phase]]\nname = \"k\"\ntokens = 7\nmix = { b = 3 }\nschedule = \"keep\"\n\
                cursor = \"new\"\neval = \"none\"\n[optim]\nclip = \"none\"\nsgd = { weight_decay = 0.01 }\ngroup = []\n",
     );
     for text in texts {
@@ -338,6 +190,9 @@ fn resolved_files_resolve_to_the_same_run() {
         assert_eq!(first, second, "{resolved}");
         assert_eq!((first.hash(), resolved.clone()), (second.hash(), second.resolved_toml()));
         toml::from_str::<toml::Table>(&resolved).unwrap();
+        let set = ["run.attention=full".to_string()];
+        let full = RunConfig::parse(&resolved, "run.toml", &set).unwrap();
+        assert!(full.phases.iter().all(|p| p.attention == Attention::Full), "overrides reach the phases");
     }
 }
 
@@ -461,86 +316,6 @@ fn keys_beside_a_preset_win_and_what_follows_from_them_follows() {
 }
 
 #[test]
-fn no_damage_to_the_text_makes_it_panic() {
-    let mut state = 0x9e37_79b9_7f4a_7c15u64; // xorshift64
-    let mut below = move |n: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state % n as u64) as usize
-    };
-    let bits = [
-        "-1",
-        "1e308",
-        "nan",
-        "99999999999999999999",
-        "\"",
-        "[",
-        "]",
-        "{",
-        "}",
-        "=",
-        ".",
-        "\n",
-        "[[phase]]",
-        "0",
-        "ü",
-        "''",
-    ];
-    let (mut good, mut bad) = (0, 0);
-    for round in 0..6000 {
-        let base = if round % 2 == 0 { FULL } else { LEAST };
-        let mut chars: Vec<char> = base.chars().collect();
-        for _ in 0..1 + below(4) {
-            let at = below(chars.len());
-            match below(4) {
-                0 => drop(chars.drain(at..(at + 1 + below(12)).min(chars.len()))),
-                1 => chars[at] = char::from(below(128) as u8),
-                2 => {
-                    let bit: Vec<char> = bits[below(bits.len())].chars().collect();
-                    chars.splice(at..at, bit);
-                }
-                _ => {
-                    // Another value in the place of one.
-                    let Some(eq) = chars[at..].iter().position(|&c| c == '=') else { continue };
-                    let end = (at + eq + 1 + below(8)).min(chars.len());
-                    chars.splice(at + eq + 1..end, bits[below(bits.len())].chars());
-                }
-            }
-        }
-        let text: String = chars.into_iter().collect();
-        let set: Vec<String> = if round % 3 == 0 {
-            let line = text.lines().nth(below(text.lines().count().max(1))).unwrap_or("");
-            vec![line.to_string()]
-        } else {
-            Vec::new()
-        };
-        match RunConfig::parse(&text, "run.toml", &set) {
-            Ok(c) => {
-                good += 1;
-                let again = RunConfig::parse(&c.resolved_toml(), "run.toml", &[]).unwrap();
-                assert_eq!(c, again, "{text}");
-                let _ = (c.hash(), c.model.params(), c.check_ranks(3), c.phases[0].lr_at(u64::MAX >> 1));
-            }
-            Err(e) => {
-                bad += 1;
-                assert!(matches!(e, espalier::Error::Config { .. }), "{e}");
-            }
-        }
-    }
-    assert!(good > 100 && bad > 1000, "the damage is neither always nor never fatal: {good} good, {bad} bad");
-    // Depth is the parser's to refuse, not the stack's to discover.
-    for deep in [
-        "a.".repeat(100_000) + "a = 1",
-        format!("a = {}", "[".repeat(100_000)),
-        format!("[{}a]", "a.".repeat(100_000)),
-    ] {
-        message(&deep, &[]);
-    }
-    message(LEAST, &[&("a.".repeat(1000) + "a=1")]);
-}
-
-#[test]
 fn a_missing_file_is_a_configuration_error() {
     let got = RunConfig::load(std::path::Path::new("no/such.toml"), &[]).unwrap_err();
     assert!(
@@ -553,6 +328,6 @@ fn a_missing_file_is_a_configuration_error() {
 fn the_commented_example_is_accepted() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/example.toml");
     let c = RunConfig::load(&path, &[]).unwrap();
-    assert_eq!((c.model.params(), c.phases.len()), (14_158_464, 2));
+    assert_eq!((c.model.params(), c.phases.len()), (12_587_904, 2));
     assert_eq!(c.phases[1].lr_start, 6e-4);
 }

@@ -8,6 +8,45 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+#[derive(clap::Subcommand)]
+pub enum Ckpt {
+    /// What a checkpoint holds
+    Inspect {
+        /// Run directory or checkpoint
+        path: PathBuf,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compare all files of a checkpoint with their checksums
+    Verify {
+        path: PathBuf,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compare the tensors of two checkpoints, whatever topologies wrote them; exit code 1 if they differ
+    Diff {
+        a: PathBuf,
+        b: PathBuf,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Ckpt {
+    pub fn run(self) -> Result<()> {
+        match self {
+            Ckpt::Inspect { path, json } => inspect(&path, json),
+            Ckpt::Verify { path, json } => verify(&path, json),
+            Ckpt::Diff { a, b, json } => {
+                if !diff(&a, &b, json)? {
+                    std::process::exit(1);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
 /// Elements compared at a time.
 const CHUNK: usize = 1 << 20;
 

@@ -1,9 +1,9 @@
 //! One collective of a group while it is under way: what each rank posted, which ranks reached which stage, and the
 //! movement of values.
 //!
-//! Stages: 0 all posted; then, for buffers above `SMALL`, the ranks work on each other's buffers in place, with a
-//! rendezvous after each pass. Small buffers are posted by value: every rank computes its result from the copies
-//! after stage 0 and leaves, one rendezvous in all.
+//! Two stages: all posted; all did their work on each other's buffers in place. In an all_reduce rank r reduces slice
+//! r of all buffers and writes the result to all of them: one pass over memory. Small buffers are posted by value:
+//! every rank computes its own result from the copies after the first stage and leaves.
 //!
 //! Memory safety: buffers of other ranks are touched only inside `enter`. A rank that
 //! gives up first closes the flight and waits until nobody is inside; only then is its buffer free.
@@ -19,7 +19,7 @@ use std::sync::{Arc, OnceLock};
 
 /// Largest buffer, in bytes, that is posted by value.
 const SMALL: usize = 4096;
-pub const STAGES: usize = 3;
+const STAGES: usize = 2;
 
 /// What a rank called; all ranks of a group must agree on it.
 #[derive(Clone, PartialEq)]
@@ -106,7 +106,7 @@ const CLOSED: usize = 1 << 32;
 const LEFT: u8 = u8::MAX;
 
 /// Where a rank stands, for reports.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stand {
     There,
     NotStarted,
@@ -168,7 +168,7 @@ impl Flight {
         ))
     }
 
-    /// Whether ranks work on each other's buffers, so that more stages may follow the first.
+    /// Whether ranks work on each other's buffers, so that the second stage follows the first.
     pub fn in_place(&self, rank: usize) -> bool {
         self.posted(rank).copy.is_none()
     }
@@ -232,20 +232,21 @@ impl Flight {
         }
     }
 
-    /// The work of a rank after stage 0: all of it, except for an all_reduce in place.
-    pub fn first_pass(&self, rank: usize) {
+    /// The work of a rank after stage 0.
+    pub fn work(&self, rank: usize) {
         let post = self.posted(rank);
         let Call { kind, dtype, len, root, reduce: by, .. } = post.call;
         let sources = self.sources();
         let others = (0..self.size()).filter(|&r| r != rank);
         match kind {
-            Kind::AllReduce | Kind::ReduceScatter => {
-                let whole = kind == Kind::AllReduce && !self.in_place(rank);
-                let range = if whole { 0..len } else { self.slice(rank) };
-                // SAFETY: in place, this rank alone touches the range of its slice in its own buffer and others only
-                // read that range of theirs; by value, only this rank touches its buffer.
-                unsafe { reduce(post.buffer, &sources, range, dtype, by) }
-            }
+            // SAFETY: in place, this rank alone touches its slice of all buffers.
+            Kind::AllReduce if self.in_place(rank) => unsafe {
+                reduce(&sources, &sources, self.slice(rank), dtype, by)
+            },
+            // SAFETY: by value, the sources are only read and only this rank touches its buffer.
+            Kind::AllReduce => unsafe { reduce(&[post.buffer], &sources, 0..len, dtype, by) },
+            // SAFETY: as for an all_reduce, in place and by value.
+            Kind::ReduceScatter => unsafe { reduce(&[post.buffer], &sources, self.slice(rank), dtype, by) },
             // SAFETY: slice r of buffer r is written by nobody, slice r of this buffer by this rank alone.
             Kind::AllGather => others.for_each(|r| unsafe { self.fetch(rank, sources[r], self.slice(r)) }),
             // SAFETY: the root's buffer is written by nobody, this one by this rank alone.
@@ -267,18 +268,46 @@ impl Flight {
             let from = source.add(theirs.start * size);
             if !self.in_place(rank) {
                 std::ptr::copy_nonoverlapping(from, to, mine.len() * size);
-            } else if ((rank + other) % 2 == 0) == (rank < other) {
+            } else if (rank + other).is_multiple_of(2) == (rank < other) {
                 std::ptr::swap_nonoverlapping(from, to, mine.len() * size);
             }
         }
     }
+}
 
-    /// The second pass of an all_reduce in place: the slices that the others reduced.
-    pub fn second_pass(&self, rank: usize) {
-        let sources = self.sources();
-        for r in (0..self.size()).filter(|&r| r != rank) {
-            // SAFETY: slice r of buffer r is complete and written by nobody, slice r of this buffer by this rank alone.
-            unsafe { self.fetch(rank, sources[r], self.slice(r)) }
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicBool;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    #[test]
+    fn who_gives_up_leaves_when_nobody_is_inside_and_nobody_enters_after() {
+        let flight = &Flight::new(0, 2);
+        let copied = &AtomicBool::new(false);
+        let (entered, see_entered) = channel();
+        let (go_on, may_go_on) = channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                flight.enter(|| {
+                    entered.send(()).unwrap();
+                    may_go_on.recv().unwrap();
+                    copied.store(true, SeqCst);
+                })
+            });
+            see_entered.recv().unwrap();
+            scope.spawn(|| {
+                flight.leave(0);
+                assert!(copied.load(SeqCst), "it left while the other was copying");
+            });
+            while flight.stand(0, 0) != Stand::Left {
+                std::thread::yield_now();
+            }
+            // Time for it to leave wrongly.
+            std::thread::sleep(Duration::from_millis(20));
+            go_on.send(()).unwrap();
+        });
+        assert!(!flight.enter(|| panic!("the flight is closed")));
     }
 }

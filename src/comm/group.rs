@@ -56,7 +56,7 @@ impl Run {
     pub fn finish(&self, rank: usize) {
         let unwaited = self.unwaited(rank).take();
         if let Some(what) = unwaited {
-            self.lose(rank, format!("dropped {what} without waiting for it"));
+            self.lose(rank, format!("dropped {what}, without waiting for it"));
         }
         self.ranks[rank].finished.store(true, SeqCst);
         self.any_finished.store(true, SeqCst);
@@ -129,7 +129,7 @@ impl Group {
         let world_rank = self.members[me];
         self.run.check()?;
         if let Some(what) = &*self.run.unwaited(world_rank) {
-            self.run.lose(world_rank, format!("dropped {what} without waiting for it"));
+            self.run.lose(world_rank, format!("dropped {what}, without waiting for it"));
             self.run.check()?;
         }
         let mut record = Record {
@@ -202,7 +202,7 @@ impl Group {
             return Ok(());
         }
         if self.run.lost().is_none() {
-            let (rank, problem) = self.behind(flight, me, stage);
+            let Some((rank, problem)) = self.behind(flight, me, stage) else { return Ok(()) };
             // Said at once: `run_ranks` cannot return before a hanging rank does.
             tracing::error!("rank {rank}: {problem}");
             self.run.lose(rank, problem);
@@ -219,8 +219,8 @@ impl Group {
         self.run.any_finished.load(SeqCst) && (0..self.members.len()).any(gone)
     }
 
-    /// The first rank that has not reached the stage, and a sentence about all of them.
-    fn behind(&self, flight: &Flight, me: usize, stage: usize) -> (usize, String) {
+    /// The first rank that has not reached the stage, and a sentence about all of them. None: they came just now.
+    fn behind(&self, flight: &Flight, me: usize, stage: usize) -> Option<(usize, String)> {
         let mut first = None;
         let mut stories = Vec::new();
         for (r, &member) in self.members.iter().enumerate() {
@@ -243,7 +243,7 @@ impl Group {
             self.run.deadline,
             stories.join("; ")
         );
-        (first.unwrap_or(self.members[me]), problem)
+        first.map(|rank| (rank, problem))
     }
 }
 
@@ -270,32 +270,23 @@ impl Part {
             group.run.lose(rank, format!("{problem}, as collective {sequence} of {axis}"));
             group.run.check()?;
         }
-        let Call { kind, root, .. } = flight.posted(me).call;
-        if !flight.in_place(me) {
-            flight.first_pass(me);
-        } else {
-            self.stage(1, since, kind != Kind::Broadcast || me == root)?;
-            if kind == Kind::AllReduce {
-                self.stage(2, since, true)?;
+        if flight.in_place(me) {
+            let entered = flight.enter(|| flight.work(me));
+            if entered && flight.arrive(me, 1) {
+                group.wake();
             }
+            // A copy of the root's buffer is complete at once. If a rank gave up before we entered, the meeting
+            // ends when that rank has said why.
+            let Call { kind, root, .. } = flight.posted(me).call;
+            if !(entered && kind == Kind::Broadcast && me != root) {
+                group.meet(flight, me, 1, since)?;
+            }
+        } else {
+            flight.work(me);
         }
         self.done = true;
         self.progress(Progress::Done);
         Ok(())
-    }
-
-    /// Works on the buffers of the others and, if told to, waits until they have done so too.
-    fn stage(&self, stage: usize, since: Instant, meet: bool) -> Result<()> {
-        let (group, flight, me) = (&self.group, &self.flight, self.me);
-        let entered = flight.enter(|| match stage {
-            1 => flight.first_pass(me),
-            _ => flight.second_pass(me),
-        });
-        if entered && flight.arrive(me, stage) {
-            group.wake();
-        }
-        // If a rank gave up before we entered, the meeting ends when that rank has said why.
-        if meet || !entered { group.meet(flight, me, stage, since) } else { Ok(()) }
     }
 
     fn progress(&self, progress: Progress) {

@@ -40,7 +40,7 @@ impl RunConfig {
         if ranks == 0 || !ranks.is_multiple_of(tp) {
             let works: Vec<usize> =
                 self.tp_values().into_iter().filter(|t| ranks > 0 && ranks.is_multiple_of(*t)).collect();
-            let more = ranks.next_multiple_of(tp).max(tp);
+            let more = ranks.checked_next_multiple_of(tp).unwrap_or(tp).max(tp);
             let remedy = match works.is_empty() {
                 true => format!("start {more} ranks"),
                 false => format!("start {more} ranks, or set tp to one of {}", listed(&works)),
@@ -48,14 +48,18 @@ impl RunConfig {
             return refuse("parallel.tp", format!("tp = {tp} does not divide {ranks} ranks"), remedy);
         }
         let dp = ranks / tp;
-        for phase in &self.phases {
+        for (i, phase) in self.phases.iter().enumerate() {
             let (batch, micro) = (phase.global_batch, self.parallel.micro_batch.unwrap_or(1));
-            let unit = dp * micro;
+            let unit = dp.saturating_mul(micro);
             if batch.is_multiple_of(unit) {
                 continue;
             }
             let below = batch / unit * unit;
-            let near = if below == 0 { format!("{unit}") } else { format!("{below} or {}", below + unit) };
+            let near = if below == 0 {
+                format!("{unit}")
+            } else {
+                format!("{below} or {}", below.saturating_add(unit))
+            };
             let mut remedy = format!("set global_batch to {near}");
             if batch.is_multiple_of(dp) {
                 remedy += &format!(", or micro_batch to one of {}", listed(&divisors(batch / dp)));
@@ -64,7 +68,9 @@ impl RunConfig {
                 "{batch} sequences in phase {:?} do not split into {dp} data-parallel ranks with micro-batches of {micro}",
                 phase.name
             );
-            return refuse("global_batch", problem, remedy);
+            let own = batch != self.run.global_batch;
+            let key = if own { format!("phase.{i}.global_batch") } else { "run.global_batch".into() };
+            return refuse(&key, problem, remedy);
         }
         Ok(Topology { dp, tp })
     }

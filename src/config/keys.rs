@@ -125,9 +125,9 @@ fn unknown(doc: &Doc, path: &str, pattern: &str, key: &str, known: &[&str]) -> E
     }
     let allowed = format!("allowed here: {}", known.join(", "));
     let problem = match (nearest(key, known), TABLES.iter().find(|(_, keys)| keys.contains(&key))) {
-        (Some(near), _) => format!("unknown key `{key}`, did you mean `{near}`?"),
+        (Some(near), _) => format!("unknown key `{key}`, nearest is `{near}`"),
         (None, Some((table, _))) if !table.is_empty() => {
-            format!("unknown key `{key}` here, it belongs in `{}`", join(table, key))
+            format!("unknown key `{key}` here, it belongs in `{}`", join(&table.replace('*', "N"), key))
         }
         (None, Some(_)) => format!("unknown key `{key}` here, it belongs at the top of the file"),
         (None, None) => format!("unknown key `{key}`"),
@@ -135,15 +135,17 @@ fn unknown(doc: &Doc, path: &str, pattern: &str, key: &str, known: &[&str]) -> E
     doc.error(&full, problem, allowed)
 }
 
-/// The known word most like `word`, if one is like it at all.
+/// The known word most like `word`, if one is like it at all; a word cut short counts as its whole.
 pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let word = word.to_lowercase();
-    known
-        .iter()
-        .map(|k| (strsim::jaro_winkler(&word, k), strsim::damerau_levenshtein(&word, k), *k))
-        .filter(|&(like, edits, _)| like > 0.84 || edits <= 2 && edits < word.chars().count())
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, _, k)| k)
+    let likeness = |k: &str| {
+        let cut = word.chars().count() >= 3 && k.starts_with(&word);
+        let like = strsim::jaro_winkler(&word, k) + if cut { 1.0 } else { 0.0 };
+        let edits = strsim::damerau_levenshtein(&word, k);
+        (like > 0.84 || edits <= 2 && edits < word.chars().count()).then_some(like)
+    };
+    let close = known.iter().filter_map(|k| likeness(k).map(|like| (like, *k)));
+    close.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, k)| k)
 }
 
 pub(super) fn join(path: &str, key: &str) -> String {

@@ -56,7 +56,7 @@ impl ModelConfig {
 
 fn unknown(name: &str) -> (String, String) {
     let names = ModelConfig::presets();
-    let near = nearest(name, &names).map_or(String::new(), |n| format!(", did you mean \"{n}\"?"));
+    let near = nearest(name, &names).map_or(String::new(), |n| format!(", nearest is \"{n}\""));
     (format!("unknown preset {name:?}{near}"), format!("presets: {}", names.join(", ")))
 }
 

@@ -298,7 +298,7 @@ pub(super) fn unknown_corpus(
     data: &[(String, DataConfig)],
 ) -> crate::Error {
     let names: Vec<&str> = data.iter().map(|(n, _)| n.as_str()).collect();
-    let near = nearest(name, &names).map_or(String::new(), |n| format!(", did you mean `{n}`?"));
+    let near = nearest(name, &names).map_or(String::new(), |n| format!(", nearest is `{n}`"));
     let problem = format!("there is no corpus `{name}` in [data]{near}");
     t.error(key, problem, format!("corpora: {}", names.join(", ")))
 }

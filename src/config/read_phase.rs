@@ -1,6 +1,6 @@
 //! `[[phase]]`: budgets become steps, mixtures become shares, learning rates are laid out over the steps.
 
-use super::doc::{Node, Value};
+use super::doc::{Node, Origin, Value};
 use super::model::{ModelConfig, Positions};
 use super::read::{ATTENTION, GLOBAL_BATCH, SEQ_LEN, TOKENS, eval, unknown_corpus};
 use super::run::*;
@@ -92,9 +92,15 @@ pub(super) fn phases(
     Ok(phases)
 }
 
-/// Steps and tokens from whichever is given.
+/// Steps and tokens from whichever is given. One given by `--set` replaces the other in the file.
 fn budget(t: &Table, batch: u64) -> Result<(u64, u64)> {
-    match (t.int("steps", STEPS)?, t.int("tokens", TOKENS)?) {
+    let set = |key: &str| matches!(t.get(key), Some(Node { origin: Origin::Set(_), .. }));
+    let (steps, tokens) = match (t.int("steps", STEPS)?, t.int("tokens", TOKENS)?) {
+        (steps @ Some(_), Some(_)) if set("steps") && !set("tokens") => (steps, None),
+        (Some(_), tokens @ Some(_)) if set("tokens") && !set("steps") => (None, tokens),
+        either => either,
+    };
+    match (steps, tokens) {
         (Some(_), Some(_)) => Err(t.error("steps", "steps and tokens are both given", "keep one of the two")),
         (None, None) => Err(t.missing("tokens", "tokens = 50_000_000")),
         (Some(steps), None) => match steps.checked_mul(batch).filter(|n| TOKENS.contains(n)) {

@@ -232,6 +232,6 @@ pub struct Topology {
 impl PhaseConfig {
     /// Learning rate of the update with index `step` (0-based) of this phase.
     pub fn lr_at(&self, step: u64) -> f64 {
-        self.lr.at(self.lr_first + step, self.lr_start)
+        self.lr.at(self.lr_first.saturating_add(step), self.lr_start)
     }
 }

@@ -73,7 +73,7 @@ impl Schedule {
                     return Err((i, "only the last segment may leave out `frac` and `steps`".into()));
                 }
             };
-            if !(sum.round() <= steps as f64) {
+            if sum.is_nan() || sum.round() > steps as f64 {
                 return Err((i, format!("the segments up to here need {sum:.0} steps of {steps}")));
             }
             ends.push(sum.round() as u64);

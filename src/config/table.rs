@@ -149,7 +149,7 @@ impl<'a> Table<'a> {
         if let Some((_, value)) = choices.iter().find(|(w, _)| w == s) {
             return Ok(Some(*value));
         }
-        let near = nearest(s, &words).map_or(String::new(), |w| format!(", did you mean \"{w}\"?"));
+        let near = nearest(s, &words).map_or(String::new(), |w| format!(", nearest is \"{w}\""));
         Err(self.error(key, format!("unknown value {s:?}{near}"), format!("allowed: {}", words.join(", "))))
     }
 }

@@ -26,10 +26,9 @@ impl RunConfig {
         let mut table = String::new();
         for line in self.lines() {
             if line.table != table {
-                let header = if line.table.starts_with("phase.") { "[[phase]]" } else { "" };
-                text += &match header {
-                    "" => format!("\n[{}]\n", line.table),
-                    _ => format!("\n{header}\n"),
+                text += &match line.table.starts_with("phase.") {
+                    true => "\n[[phase]]\n".into(),
+                    false => format!("\n[{}]\n", line.table),
                 };
                 table = line.table;
             }
@@ -149,15 +148,25 @@ impl RunConfig {
         w.line("optimizer", word(OPTIMIZER, p.optimizer));
         w.line("schedule", word(SCHEDULE, p.schedule));
         w.line("cursor", word(CURSOR, p.cursor));
-        w.line("seq_len", p.seq_len.to_string());
-        w.line("global_batch", p.global_batch.to_string());
-        w.line("attention", word(ATTENTION, p.attention));
+        // Only what differs from the run's, or a later `--set run.seq_len` would be shadowed in silence.
+        let r = &self.run;
+        if p.seq_len != r.seq_len {
+            w.line("seq_len", p.seq_len.to_string());
+        }
+        if p.global_batch != r.global_batch {
+            w.line("global_batch", p.global_batch.to_string());
+        }
+        if p.attention != r.attention {
+            w.line("attention", word(ATTENTION, p.attention));
+        }
         if p.schedule == ScheduleClock::New {
             let segments: Vec<String> = p.lr.segments().iter().map(segment).collect();
             w.line("lr", format!("[{}]", segments.join(", ")));
         }
-        w.matters = false;
-        w.line("eval", p.eval.as_ref().map_or("\"none\"".into(), eval));
+        if p.eval != self.eval {
+            w.matters = false;
+            w.line("eval", p.eval.as_ref().map_or("\"none\"".into(), eval));
+        }
     }
 }
 

@@ -20,9 +20,11 @@ impl Domain {
     /// Whether document `doc` is held out. A function of its first bytes and `holdout`; a larger holdout keeps all
     /// that a smaller one held.
     pub fn holds_out(&self, doc: u64) -> Result<bool> {
-        // 2^64 exactly; the hash is rounded to 53 bits, which moves no document by a share that matters.
-        Ok(self.holdout > 0.0
-            && (self.corpus.document_hash(doc)? as f64) < self.holdout * 18_446_744_073_709_551_616.0)
+        if self.holdout <= 0.0 || self.holdout >= 1.0 {
+            return Ok(self.holdout >= 1.0);
+        }
+        // 2^64; that the hash is rounded to 53 bits moves no document by a share that matters.
+        Ok((self.corpus.document_hash(doc)? as f64) < self.holdout * 18_446_744_073_709_551_616.0)
     }
 }
 

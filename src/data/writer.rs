@@ -205,3 +205,35 @@ impl Drop for Output {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Corpus;
+
+    #[test]
+    fn long_documents_become_several_sequences_of_one_document() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let prefix = folder.path().join("long");
+        let tokenizer = Tokenizer { kind: "test".into(), hash: 1 };
+        let mut writer = CorpusWriter::create(&prefix, 70_000, tokenizer, None).expect("created");
+        writer.max_sequence = 4;
+        let documents: [&[u32]; 4] = [&[1, 2, 3, 4, 5, 6, 7, 8, 69_999], &[10, 11, 12, 13], &[], &[14]];
+        for document in documents {
+            document.chunks(3).for_each(|part| writer.push(part).expect("pushed"));
+            writer.end_document(0).expect("ended");
+        }
+        assert!(writer.push(&[70_000]).is_err());
+        let meta = writer.finish().expect("finished");
+        assert_eq!((meta.tokens, meta.documents), (14, 3));
+        let corpus = Corpus::open(&prefix).expect("opened");
+        corpus.verify().expect("sound");
+        let mut tokens = [0; 14];
+        corpus.read(0, &mut tokens).expect("read");
+        assert_eq!(tokens, [1, 2, 3, 4, 5, 6, 7, 8, 69_999, 10, 11, 12, 13, 14]);
+        let ranges = [0, 1, 2].map(|doc| corpus.document_range(doc).expect("a range"));
+        assert_eq!(ranges, [0..9, 9..13, 13..14]);
+        let idx = std::fs::read(beside(&prefix, ".idx")).expect("read");
+        assert_eq!((idx[17], idx[18]), (4, 5), "i32 tokens; 4 + 4 + 1, 4 and 1 are five sequences");
+    }
+}

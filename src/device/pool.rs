@@ -83,7 +83,7 @@ impl Pool {
         s.next.store(0, Relaxed);
         s.finished.store(0, Relaxed);
         let epoch = s.gate.load(Relaxed) / EPOCH + 1;
-        s.gate.store(epoch * EPOCH | OPEN, SeqCst);
+        s.gate.store((epoch * EPOCH) | OPEN, SeqCst);
         if s.sleepers.load(SeqCst) > 0 {
             drop(s.lock.lock().expect("no panic under the lock"));
             s.wake.notify_all();

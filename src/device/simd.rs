@@ -53,7 +53,8 @@ fn detect() -> Isa {
     Isa::Portable
 }
 
-/// Runs f compiled for this machine's vectors. What f calls must be `#[inline(always)]` to gain from it.
+/// Runs f compiled for this machine's vectors. Write `simd(#[inline(always)] || ...)`, and mark what f calls likewise:
+/// what is not inlined is compiled for the oldest x86-64, where even `mul_add` is a call into a library.
 #[inline]
 pub fn simd<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]

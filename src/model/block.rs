@@ -23,14 +23,14 @@ pub struct Block {
     heads: Heads, //                    H/R, K/R, D
     causal: bool,
     activation: crate::config::Activation,
-    norm1: Norm, //                     (C)
+    norm1: Norm,                     //                     (C)
     qkv: (ParamId, Option<ParamId>), // ((H+2K)·D/R, C)
     qk_norm: Option<(ParamId, ParamId)>,
     norm_eps: f64,
     rope: Option<Arc<RopeTable>>,
     o: (ParamId, Option<ParamId>), //   (C, H·D/R)
     norm2: Norm,
-    up: (ParamId, Option<ParamId>), //   (2F/R or F/R, C)
+    up: (ParamId, Option<ParamId>),   //   (2F/R or F/R, C)
     down: (ParamId, Option<ParamId>), // (C, F/R)
 }
 
@@ -71,8 +71,7 @@ impl Block {
             if c.is_glu() { vec!["mlp.gate", "mlp.up"] } else { vec!["mlp.up"] }
                 .into_iter()
                 .map(|part| {
-                    let weight =
-                        ParamSpec::matrix(name(&format!("{part}.weight")), ffn, dim, row, std);
+                    let weight = ParamSpec::matrix(name(&format!("{part}.weight")), ffn, dim, row, std);
                     (weight, bias(&format!("{part}.bias"), ffn, row))
                 })
                 .unzip();

@@ -32,7 +32,8 @@ impl Embedding {
             Positions::Learned { max } => Some(table("embed.positions.weight", max, Shard::Replicated)),
             Positions::Rope { .. } | Positions::None => None,
         };
-        let types = (c.token_types > 0).then(|| table("embed.types.weight", c.token_types, Shard::Replicated));
+        let types =
+            (c.token_types > 0).then(|| table("embed.types.weight", c.token_types, Shard::Replicated));
         Embedding {
             dim: c.dim,
             dtype,

@@ -44,8 +44,7 @@ impl Head {
             Transform { dense, activation: c.activation.ungated(), norm: declare_norm(c, "head.norm", u) }
         });
         let rows = Shard::Rows { unit: VOCAB_UNIT };
-        let w = (!c.tied)
-            .then(|| u.one(ParamSpec::matrix("head.weight", c.vocab, c.dim, rows, c.init_std)));
+        let w = (!c.tied).then(|| u.one(ParamSpec::matrix("head.weight", c.vocab, c.dim, rows, c.init_std)));
         let bias = c.head_bias.then(|| u.one(zeros("head.bias", c.vocab, rows)));
         Head { norm, transform, w, bias, local: embed.local, vocab: c.vocab }
     }

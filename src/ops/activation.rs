@@ -147,11 +147,14 @@ fn plain<T: Elem, F: Curve>(cx: &Cx, x: &[T], y: &mut [T]) {
     cx.pool().ranges(x.len(), GRAIN, |r| {
         // SAFETY: ranges of different tasks are disjoint.
         let y = unsafe { out.part(r.clone()) };
-        simd(|| {
-            for (y, x) in y.iter_mut().zip(&x[r]) {
-                *y = T::store(F::value(x.load()));
-            }
-        });
+        simd(
+            #[inline(always)]
+            || {
+                for (y, x) in y.iter_mut().zip(&x[r]) {
+                    *y = T::store(F::value(x.load()));
+                }
+            },
+        );
     });
 }
 
@@ -161,12 +164,15 @@ fn plain_back<T: Elem, F: Curve>(cx: &Cx, x: &[T], dy: &[T], dx: &mut [T], out: 
     cx.pool().ranges(x.len(), GRAIN, |r| {
         // SAFETY: ranges of different tasks are disjoint.
         let dx = unsafe { dx.part(r.clone()) };
-        simd(|| {
-            for ((dx, x), dy) in dx.iter_mut().zip(&x[r.clone()]).zip(&dy[r]) {
-                let old = if out == Out::Add { dx.load() } else { T::Acc::ZERO };
-                *dx = T::store(old + dy.load() * F::both(x.load()).1);
-            }
-        });
+        simd(
+            #[inline(always)]
+            || {
+                for ((dx, x), dy) in dx.iter_mut().zip(&x[r.clone()]).zip(&dy[r]) {
+                    let old = if out == Out::Add { dx.load() } else { T::Acc::ZERO };
+                    *dx = T::store(old + dy.load() * F::both(x.load()).1);
+                }
+            },
+        );
     });
 }
 
@@ -177,11 +183,14 @@ fn gated<T: Elem, F: Curve>(cx: &Cx, x: &[T], y: &mut [T], cols: usize) {
             let (gate, up) = x[2 * i * cols..2 * (i + 1) * cols].split_at(cols);
             // SAFETY: each row is written by one task.
             let y = unsafe { out.part(i * cols..(i + 1) * cols) };
-            simd(|| {
-                for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-                    *y = T::store(F::value(gate.load()) * up.load());
-                }
-            });
+            simd(
+                #[inline(always)]
+                || {
+                    for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
+                        *y = T::store(F::value(gate.load()) * up.load());
+                    }
+                },
+            );
         }
     });
 }
@@ -195,18 +204,23 @@ fn gated_back<T: Elem, F: Curve>(cx: &Cx, x: &[T], dy: &[T], dx: &mut [T], out: 
             // SAFETY: each row is written by one task.
             let (dgate, dup) = unsafe { dx.part(2 * i * cols..2 * (i + 1) * cols) }.split_at_mut(cols);
             let dy = &dy[i * cols..(i + 1) * cols];
-            simd(|| {
-                for ((((dgate, dup), gate), up), dy) in dgate.iter_mut().zip(dup).zip(gate).zip(up).zip(dy) {
-                    let (f, slope) = F::both(gate.load());
-                    let (mut g, mut u) = (dy.load() * up.load() * slope, dy.load() * f);
-                    if out == Out::Add {
-                        g += dgate.load();
-                        u += dup.load();
+            simd(
+                #[inline(always)]
+                || {
+                    for ((((dgate, dup), gate), up), dy) in
+                        dgate.iter_mut().zip(dup).zip(gate).zip(up).zip(dy)
+                    {
+                        let (f, slope) = F::both(gate.load());
+                        let (mut g, mut u) = (dy.load() * up.load() * slope, dy.load() * f);
+                        if out == Out::Add {
+                            g += dgate.load();
+                            u += dup.load();
+                        }
+                        *dgate = T::store(g);
+                        *dup = T::store(u);
                     }
-                    *dgate = T::store(g);
-                    *dup = T::store(u);
-                }
-            });
+                },
+            );
         }
     });
 }

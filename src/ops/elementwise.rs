@@ -20,10 +20,13 @@ fn add_slices<T: Elem>(dev: &Device, total: &mut [T], x: &[T]) {
     dev.pool().ranges(x.len(), GRAIN, |r| {
         // SAFETY: ranges of different tasks are disjoint.
         let total = unsafe { out.part(r.clone()) };
-        simd(|| {
-            for (t, x) in total.iter_mut().zip(&x[r]) {
-                *t = T::store(t.load() + x.load());
-            }
-        });
+        simd(
+            #[inline(always)]
+            || {
+                for (t, x) in total.iter_mut().zip(&x[r]) {
+                    *t = T::store(t.load() + x.load());
+                }
+            },
+        );
     });
 }

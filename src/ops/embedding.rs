@@ -96,11 +96,14 @@ impl Embedding {
                 let y = unsafe { y.part(i * cols..(i + 1) * cols) };
                 let row = |table: Option<&'_ [T]>, r: usize, y: &mut [T]| {
                     if let Some(table) = table {
-                        simd(|| {
-                            for (y, v) in y.iter_mut().zip(&table[r * cols..(r + 1) * cols]) {
-                                *y = T::store(y.load() + v.load());
-                            }
-                        });
+                        simd(
+                            #[inline(always)]
+                            || {
+                                for (y, v) in y.iter_mut().zip(&table[r * cols..(r + 1) * cols]) {
+                                    *y = T::store(y.load() + v.load());
+                                }
+                            },
+                        );
                     }
                 };
                 row(types, type_of(cx.seq, i), y);
@@ -125,7 +128,10 @@ fn scatter<T: Elem>(
             if let Some(r) = row(i) {
                 // SAFETY: columns of different tasks are disjoint.
                 let dw = unsafe { dw.part(r * cols + c.start..r * cols + c.end) };
-                simd(|| dw.iter_mut().zip(&dy[c.clone()]).for_each(|(d, g)| *d += g.load()));
+                simd(
+                    #[inline(always)]
+                    || dw.iter_mut().zip(&dy[c.clone()]).for_each(|(d, g)| *d += g.load()),
+                );
             }
         }
     });

@@ -62,17 +62,20 @@ impl HeadNorm {
                 // SAFETY: each row is written by one task.
                 let (y, rstd) =
                     unsafe { (y.part(i * cols..(i + 1) * cols), rstd.part(i * normed..(i + 1) * normed)) };
-                simd(|| {
-                    for (h, rstd) in rstd.iter_mut().enumerate() {
-                        let w = if h < self.heads.heads { wq } else { wk };
-                        let (x, y) = (&x[h * d..(h + 1) * d], &mut y[h * d..(h + 1) * d]);
-                        *rstd = T::Acc::ONE / (sum(x, |x| x * x) * of_d + eps).sqrt();
-                        for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-                            *y = T::store(x.load() * *rstd * w.load());
+                simd(
+                    #[inline(always)]
+                    || {
+                        for (h, rstd) in rstd.iter_mut().enumerate() {
+                            let w = if h < self.heads.heads { wq } else { wk };
+                            let (x, y) = (&x[h * d..(h + 1) * d], &mut y[h * d..(h + 1) * d]);
+                            *rstd = T::Acc::ONE / (sum(x, |x| x * x) * of_d + eps).sqrt();
+                            for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+                                *y = T::store(x.load() * *rstd * w.load());
+                            }
                         }
-                    }
-                    y[normed * d..].copy_from_slice(&x[normed * d..]);
-                });
+                        y[normed * d..].copy_from_slice(&x[normed * d..]);
+                    },
+                );
             }
         });
     }
@@ -93,33 +96,39 @@ impl HeadNorm {
         let of_d = T::Acc::of(1.0 / d as f64);
         let dx = Shared::new(dx);
         let mut sums = Tensor::zeros(cx.dev, 2, d, T::Acc::DTYPE, Category::Workspace);
-        over_rows(cx.dev, x.len() / cols, sums.data_mut::<T::Acc>(), |rows, partial| {
-            let (sum_q, sum_k) = partial.split_at_mut(d);
-            for i in rows {
-                let (x, dy) = (&x[i * cols..(i + 1) * cols], &dy[i * cols..(i + 1) * cols]);
-                // SAFETY: each row is written by one task.
-                let dx = unsafe { dx.part(i * cols..(i + 1) * cols) };
-                let old = |dx: T| if out == Out::Add { dx.load() } else { T::Acc::ZERO };
-                for h in 0..normed {
-                    let is_q = h < self.heads.heads;
-                    let (w, dw) = if is_q { (wq, &mut *sum_q) } else { (wk, &mut *sum_k) };
-                    let (r, head) = (rstd[i * normed + h], h * d..(h + 1) * d);
-                    let (x, dy, dx) = (&x[head.clone()], &dy[head.clone()], &mut dx[head]);
-                    for ((dw, x), dy) in dw.iter_mut().zip(x).zip(dy) {
-                        *dw += dy.load() * x.load() * r;
+        over_rows(
+            cx.dev,
+            x.len() / cols,
+            sums.data_mut::<T::Acc>(),
+            #[inline(always)]
+            |rows, partial| {
+                let (sum_q, sum_k) = partial.split_at_mut(d);
+                for i in rows {
+                    let (x, dy) = (&x[i * cols..(i + 1) * cols], &dy[i * cols..(i + 1) * cols]);
+                    // SAFETY: each row is written by one task.
+                    let dx = unsafe { dx.part(i * cols..(i + 1) * cols) };
+                    let old = |dx: T| if out == Out::Add { dx.load() } else { T::Acc::ZERO };
+                    for h in 0..normed {
+                        let is_q = h < self.heads.heads;
+                        let (w, dw) = if is_q { (wq, &mut *sum_q) } else { (wk, &mut *sum_k) };
+                        let (r, head) = (rstd[i * normed + h], h * d..(h + 1) * d);
+                        let (x, dy, dx) = (&x[head.clone()], &dy[head.clone()], &mut dx[head]);
+                        for ((dw, x), dy) in dw.iter_mut().zip(x).zip(dy) {
+                            *dw += dy.load() * x.load() * r;
+                        }
+                        let gn = sum3(x, dy, w, |x, dy, w| x * dy * w);
+                        let gn = gn * r * of_d;
+                        for (((dx, x), dy), w) in dx.iter_mut().zip(x).zip(dy).zip(w) {
+                            let n = x.load() * r;
+                            *dx = T::store(old(*dx) + r * (dy.load() * w.load() - n * gn));
+                        }
                     }
-                    let gn = sum3(x, dy, w, |x, dy, w| x * dy * w);
-                    let gn = gn * r * of_d;
-                    for (((dx, x), dy), w) in dx.iter_mut().zip(x).zip(dy).zip(w) {
-                        let n = x.load() * r;
-                        *dx = T::store(old(*dx) + r * (dy.load() * w.load() - n * gn));
+                    for (dx, dy) in dx[normed * d..].iter_mut().zip(&dy[normed * d..]) {
+                        *dx = T::store(old(*dx) + dy.load());
                     }
                 }
-                for (dx, dy) in dx[normed * d..].iter_mut().zip(&dy[normed * d..]) {
-                    *dx = T::store(old(*dx) + dy.load());
-                }
-            }
-        });
+            },
+        );
         let (sq, sk) = sums.data::<T::Acc>().split_at(d);
         dw.view::<T::Acc>(self.q).iter_mut().zip(sq).for_each(|(d, s)| *d += *s);
         dw.view::<T::Acc>(self.k).iter_mut().zip(sk).for_each(|(d, s)| *d += *s);

@@ -45,7 +45,7 @@ impl Op for ColumnLinear {
             let (a, c) = (Mat::new(x[0].data::<T>(), n, self.w.cols), MatMut::new(y[0].data_mut::<T>(), n, self.w.rows));
             match self.bias.map(|b| cx.w.view::<T>(b)) {
                 None => gemm(cx.pool(), c, Out::Store, a, w.t()),
-                Some(bias) => gemm_with(cx.pool(), c, Out::Store, a, w.t(), |_, col, acc| add_to(acc, &bias[col..])),
+                Some(bias) => gemm_with(cx.pool(), c, Out::Store, a, w.t(), #[inline(always)] |_, col, acc: &mut [<T as Elem>::Acc]| add_to(acc, &bias[col..])),
             }
         });
         Ok(())
@@ -99,19 +99,17 @@ impl Op for RowLinear {
             let (w, n, cols) = (weight::<T>(cx, self.w), x[0].rows(), self.w.rows);
             let a = Mat::new(x[0].data::<T>(), n, self.w.cols);
             let (r, bias) = (x[1].data::<T>(), self.bias.map(|b| cx.w.view::<T>(b)));
-            let rest = |row: usize, col: usize, acc: &mut [<T as Elem>::Acc]| {
-                add_to(acc, &r[row * cols + col..]);
-                if let Some(bias) = bias {
-                    add_to(acc, &bias[col..]);
-                }
-            };
             if cx.tp.size() == 1 {
-                gemm_with(cx.pool(), MatMut::new(y[0].data_mut::<T>(), n, cols), Out::Store, a, w.t(), rest);
+                gemm_with(cx.pool(), MatMut::new(y[0].data_mut::<T>(), n, cols), Out::Store, a, w.t(), #[inline(always)] |row, col, acc: &mut [<T as Elem>::Acc]| {
+                    add_rest(acc, r, bias, row * cols, col)
+                });
             } else {
                 gemm(cx.pool(), MatMut::new(y[0].data_mut::<T>(), n, cols), Out::Store, a, w.t());
                 let part = std::mem::take(&mut y[0]);
                 let mut sum = cx.tp.all_reduce(part, Reduce::Sum, "RowLinear y")?.wait()?;
-                finish_rows::<T>(cx, sum.data_mut(), cols, rest);
+                finish_rows::<T>(cx, sum.data_mut(), cols, #[inline(always)] |row, col, acc: &mut [<T as Elem>::Acc]| {
+                    add_rest(acc, r, bias, row * cols, col)
+                });
                 y[0] = sum;
             }
         });
@@ -132,6 +130,15 @@ fn weight<'a, T: Elem>(cx: &Cx<'a>, w: ParamId) -> Mat<'a, T> {
     Mat::new(cx.w.view::<T>(w), w.rows, w.cols)
 }
 
+/// acc += r[first + col ..] + bias[col ..]
+#[inline(always)]
+fn add_rest<T: Elem>(acc: &mut [T::Acc], r: &[T], bias: Option<&[T]>, first: usize, col: usize) {
+    add_to(acc, &r[first + col..]);
+    if let Some(bias) = bias {
+        add_to(acc, &bias[col..]);
+    }
+}
+
 /// acc += x, as far as acc reaches
 #[inline(always)]
 fn add_to<T: Elem>(acc: &mut [T::Acc], x: &[T]) {
@@ -141,24 +148,32 @@ fn add_to<T: Elem>(acc: &mut [T::Acc], x: &[T]) {
 }
 
 /// Applies an epilogue to rows that a collective had to sum first.
-fn finish_rows<T: Elem>(cx: &Cx, y: &mut [T], cols: usize, rest: impl Fn(usize, usize, &mut [T::Acc]) + Sync) {
+fn finish_rows<T: Elem>(
+    cx: &Cx,
+    y: &mut [T],
+    cols: usize,
+    rest: impl Fn(usize, usize, &mut [T::Acc]) + Sync,
+) {
     const WIDTH: usize = 256;
     let n = y.len() / cols;
     let out = Shared::new(y);
     cx.pool().ranges(n, 16, |rows| {
         // SAFETY: rows of different tasks are disjoint.
         let y = unsafe { out.part(rows.start * cols..rows.end * cols) };
-        simd(|| {
-            let mut acc = [T::Acc::ZERO; WIDTH];
-            for (row, y) in rows.clone().zip(y.chunks_exact_mut(cols)) {
-                for (i, y) in y.chunks_mut(WIDTH).enumerate() {
-                    let acc = &mut acc[..y.len()];
-                    acc.iter_mut().zip(y.iter()).for_each(|(a, y)| *a = y.load());
-                    rest(row, i * WIDTH, acc);
-                    y.iter_mut().zip(acc.iter()).for_each(|(y, a)| *y = T::store(*a));
+        simd(
+            #[inline(always)]
+            || {
+                let mut acc = [T::Acc::ZERO; WIDTH];
+                for (row, y) in rows.clone().zip(y.chunks_exact_mut(cols)) {
+                    for (i, y) in y.chunks_mut(WIDTH).enumerate() {
+                        let acc = &mut acc[..y.len()];
+                        acc.iter_mut().zip(y.iter()).for_each(|(a, y)| *a = y.load());
+                        rest(row, i * WIDTH, acc);
+                        y.iter_mut().zip(acc.iter()).for_each(|(y, a)| *y = T::store(*a));
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }
 

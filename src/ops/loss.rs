@@ -117,11 +117,19 @@ fn project<T: Elem>(dev: &Device, h: &[T], vocab: Vocab<T>, logits: &mut [T::Acc
     let (h, w, out) = (Mat::new(h, n, c), Mat::new(vocab.w, v, c).t(), MatMut::new(logits, n, v));
     match vocab.bias {
         None => gemm(dev.pool(), out, Out::Store, h, w),
-        Some(bias) => gemm_with(dev.pool(), out, Out::Store, h, w, |_, col, acc: &mut [T::Acc]| {
-            for (a, b) in acc.iter_mut().zip(&bias[col..]) {
-                *a += b.load();
-            }
-        }),
+        Some(bias) => gemm_with(
+            dev.pool(),
+            out,
+            Out::Store,
+            h,
+            w,
+            #[inline(always)]
+            |_, col, acc: &mut [T::Acc]| {
+                for (a, b) in acc.iter_mut().zip(&bias[col..]) {
+                    *a += b.load();
+                }
+            },
+        ),
     }
 }
 
@@ -153,7 +161,10 @@ fn softmax<T: Elem>(
             for i in rows {
                 // SAFETY: each row is written by one task.
                 let max = unsafe { max.part(i..i + 1) };
-                max[0] = simd(|| row_max(&logits[i * v..(i + 1) * v]));
+                max[0] = simd(
+                    #[inline(always)]
+                    || row_max(&logits[i * v..(i + 1) * v]),
+                );
             }
         });
     }
@@ -168,10 +179,13 @@ fn softmax<T: Elem>(
                 // SAFETY: each row is written by one task.
                 let (l, sums) = unsafe { (logits.part(i * v..(i + 1) * v), sums.part(2 * i..2 * i + 2)) };
                 sums[1] = own(i).map_or(A::<T>::ZERO, |t| l[t] - max[i]);
-                simd(|| {
-                    l.iter_mut().for_each(|l| *l = (*l - max[i]).exp());
-                    sums[0] = sum::<A<T>>(l, |p| p);
-                });
+                simd(
+                    #[inline(always)]
+                    || {
+                        l.iter_mut().for_each(|l| *l = (*l - max[i]).exp());
+                        sums[0] = sum::<A<T>>(l, |p| p);
+                    },
+                );
             }
         });
     }
@@ -187,7 +201,10 @@ fn softmax<T: Elem>(
             if back {
                 let w = A::<T>::of(weights[i] as f64 * scale);
                 let factor = if weights[i] == 0.0 { A::<T>::ZERO } else { w / total };
-                simd(|| l.iter_mut().for_each(|p| *p *= factor));
+                simd(
+                    #[inline(always)]
+                    || l.iter_mut().for_each(|p| *p *= factor),
+                );
                 if let Some(t) = own(i) {
                     l[t] -= w;
                 }

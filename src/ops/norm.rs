@@ -58,24 +58,27 @@ impl Norm {
                 let x = &x[i * cols..(i + 1) * cols];
                 // SAFETY: each row is written by one task.
                 let (y, stats) = unsafe { (y.part(i * cols..(i + 1) * cols), stats.part(2 * i..2 * i + 2)) };
-                simd(|| {
-                    let mean = match self.kind {
-                        Kind::Layer => sum(x, |x| x) * of_cols,
-                        Kind::Rms => T::Acc::ZERO,
-                    };
-                    let var = sum(x, |x| (x - mean) * (x - mean)) * of_cols;
-                    let rstd = T::Acc::ONE / (var + eps).sqrt();
-                    stats.copy_from_slice(&[mean, rstd]);
-                    for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-                        *y = T::store((x.load() - mean) * rstd * w.load());
-                    }
-                    if let Some(bias) = bias {
-                        // From x again, not from the stored y, which may have been rounded.
-                        for (((y, x), w), b) in y.iter_mut().zip(x).zip(w).zip(bias) {
-                            *y = T::store(((x.load() - mean) * rstd).mul_add(w.load(), b.load()));
+                simd(
+                    #[inline(always)]
+                    || {
+                        let mean = match self.kind {
+                            Kind::Layer => sum(x, |x| x) * of_cols,
+                            Kind::Rms => T::Acc::ZERO,
+                        };
+                        let var = sum(x, |x| (x - mean) * (x - mean)) * of_cols;
+                        let rstd = T::Acc::ONE / (var + eps).sqrt();
+                        stats.copy_from_slice(&[mean, rstd]);
+                        for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+                            *y = T::store((x.load() - mean) * rstd * w.load());
                         }
-                    }
-                });
+                        if let Some(bias) = bias {
+                            // From x again, not from the stored y, which may have been rounded.
+                            for (((y, x), w), b) in y.iter_mut().zip(x).zip(w).zip(bias) {
+                                *y = T::store(((x.load() - mean) * rstd).mul_add(w.load(), b.load()));
+                            }
+                        }
+                    },
+                );
             }
         });
     }
@@ -98,32 +101,38 @@ impl Norm {
         let width = if self.bias.is_some() { 2 * cols } else { cols };
         // dw and db as one row of sums; they are added to their places below.
         let mut sums = Tensor::zeros(cx.dev, 1, width, T::Acc::DTYPE, crate::device::Category::Workspace);
-        over_rows(cx.dev, x.len() / cols, sums.data_mut::<T::Acc>(), |rows, partial| {
-            let (dw, db) = partial.split_at_mut(cols);
-            for i in rows {
-                let (x, dy) = (&x[i * cols..(i + 1) * cols], &dy[i * cols..(i + 1) * cols]);
-                // SAFETY: each row is written by one task.
-                let dx = unsafe { dx.part(i * cols..(i + 1) * cols) };
-                let (mean, rstd) = (stats[2 * i], stats[2 * i + 1]);
-                for ((dw, x), dy) in dw.iter_mut().zip(x).zip(dy) {
-                    *dw += dy.load() * ((x.load() - mean) * rstd);
+        over_rows(
+            cx.dev,
+            x.len() / cols,
+            sums.data_mut::<T::Acc>(),
+            #[inline(always)]
+            |rows, partial| {
+                let (dw, db) = partial.split_at_mut(cols);
+                for i in rows {
+                    let (x, dy) = (&x[i * cols..(i + 1) * cols], &dy[i * cols..(i + 1) * cols]);
+                    // SAFETY: each row is written by one task.
+                    let dx = unsafe { dx.part(i * cols..(i + 1) * cols) };
+                    let (mean, rstd) = (stats[2 * i], stats[2 * i + 1]);
+                    for ((dw, x), dy) in dw.iter_mut().zip(x).zip(dy) {
+                        *dw += dy.load() * ((x.load() - mean) * rstd);
+                    }
+                    let gn = sum3(x, dy, w, |x, dy, w| dy * w * ((x - mean) * rstd)) * of_cols;
+                    let g1 = match self.kind {
+                        Kind::Layer => sum2(dy, w, |dy, w| dy * w) * of_cols,
+                        Kind::Rms => T::Acc::ZERO,
+                    };
+                    for (db, dy) in db.iter_mut().zip(dy) {
+                        *db += dy.load();
+                    }
+                    for (((dx, x), dy), w) in dx.iter_mut().zip(x).zip(dy).zip(w) {
+                        let n = (x.load() - mean) * rstd;
+                        let d = rstd * (dy.load() * w.load() - g1 - n * gn);
+                        let old = if out == Out::Add { dx.load() } else { T::Acc::ZERO };
+                        *dx = T::store(old + d);
+                    }
                 }
-                let gn = sum3(x, dy, w, |x, dy, w| dy * w * ((x - mean) * rstd)) * of_cols;
-                let g1 = match self.kind {
-                    Kind::Layer => sum2(dy, w, |dy, w| dy * w) * of_cols,
-                    Kind::Rms => T::Acc::ZERO,
-                };
-                for (db, dy) in db.iter_mut().zip(dy) {
-                    *db += dy.load();
-                }
-                for (((dx, x), dy), w) in dx.iter_mut().zip(x).zip(dy).zip(w) {
-                    let n = (x.load() - mean) * rstd;
-                    let d = rstd * (dy.load() * w.load() - g1 - n * gn);
-                    let old = if out == Out::Add { dx.load() } else { T::Acc::ZERO };
-                    *dx = T::store(old + d);
-                }
-            }
-        });
+            },
+        );
         let (sw, sb) = sums.data::<T::Acc>().split_at(cols);
         dw.view::<T::Acc>(self.w).iter_mut().zip(sw).for_each(|(d, s)| *d += *s);
         if let Some(bias) = self.bias {

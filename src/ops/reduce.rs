@@ -50,7 +50,7 @@ fn fold<A: Real>(mut acc: [A; LANES]) -> A {
     let mut width = LANES / 2;
     while width > 0 {
         for l in 0..width {
-            acc[l] = acc[l] + acc[l + width];
+            acc[l] += acc[l + width];
         }
         width /= 2;
     }
@@ -72,19 +72,25 @@ pub fn over_rows<A: Real>(
         // SAFETY: each block has its own row of partial sums.
         let partial = unsafe { out.part(b * width..(b + 1) * width) };
         partial.fill(A::ZERO);
-        simd(|| f(b * ROW_BLOCK..n.min((b + 1) * ROW_BLOCK), partial));
+        simd(
+            #[inline(always)]
+            || f(b * ROW_BLOCK..n.min((b + 1) * ROW_BLOCK), partial),
+        );
     });
     let (partial, total) = (partial.data::<A>(), Shared::new(total));
     dev.pool().ranges(width, 1024, |r| {
         // SAFETY: ranges of different tasks are disjoint.
         let total = unsafe { total.part(r.clone()) };
-        simd(|| {
-            for b in 0..blocks {
-                for (t, p) in total.iter_mut().zip(&partial[b * width..][r.clone()]) {
-                    *t += *p;
+        simd(
+            #[inline(always)]
+            || {
+                for b in 0..blocks {
+                    for (t, p) in total.iter_mut().zip(&partial[b * width..][r.clone()]) {
+                        *t += *p;
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }
 
@@ -94,11 +100,17 @@ pub fn add_column_sums<T: Elem>(dev: &Device, x: &[T], total: &mut [T::Acc]) {
     if width == 0 {
         return;
     }
-    over_rows(dev, x.len() / width, total, |rows, partial| {
-        for row in x[rows.start * width..rows.end * width].chunks_exact(width) {
-            for (p, v) in partial.iter_mut().zip(row) {
-                *p += v.load();
+    over_rows(
+        dev,
+        x.len() / width,
+        total,
+        #[inline(always)]
+        |rows, partial| {
+            for row in x[rows.start * width..rows.end * width].chunks_exact(width) {
+                for (p, v) in partial.iter_mut().zip(row) {
+                    *p += v.load();
+                }
             }
-        }
-    });
+        },
+    );
 }

@@ -26,7 +26,8 @@ impl RopeTable {
         let inverse: Vec<f64> =
             (0..half).map(|e| scaled(theta.powf(-(e as f64) / half as f64), scaling)).collect();
         let angles = (0..positions).flat_map(|p| inverse.iter().map(move |f| p as f64 * f));
-        let f64: [Vec<f64>; 2] = angles.map(|a| (a.cos(), a.sin())).unzip::<f64, f64, Vec<_>, Vec<_>>().into();
+        let f64: [Vec<f64>; 2] =
+            angles.map(|a| (a.cos(), a.sin())).unzip::<f64, f64, Vec<_>, Vec<_>>().into();
         let f32 = [0, 1].map(|i| f64[i].iter().map(|&x| x as f32).collect());
         RopeTable { half, f32, f64 }
     }
@@ -91,22 +92,25 @@ impl Rope {
                 let x = &x[i * cols..(i + 1) * cols];
                 // SAFETY: each row is written by one task.
                 let y = unsafe { y.part(i * cols..(i + 1) * cols) };
-                simd(|| {
-                    let old = |y: T| if out == Out::Add { y.load() } else { T::Acc::ZERO };
-                    for (x, y) in x[..turned].chunks_exact(d).zip(y[..turned].chunks_exact_mut(d)) {
-                        let ((x1, x2), (y1, y2)) = (x.split_at(d / 2), y.split_at_mut(d / 2));
-                        for (((x1, x2), (y1, y2)), (c, s)) in
-                            x1.iter().zip(x2).zip(y1.iter_mut().zip(y2)).zip(cos.iter().zip(sin))
-                        {
-                            let (a, b, s) = (x1.load(), x2.load(), sign * *s);
-                            *y1 = T::store(old(*y1) + (a * *c - b * s));
-                            *y2 = T::store(old(*y2) + (b * *c + a * s));
+                simd(
+                    #[inline(always)]
+                    || {
+                        let old = |y: T| if out == Out::Add { y.load() } else { T::Acc::ZERO };
+                        for (x, y) in x[..turned].chunks_exact(d).zip(y[..turned].chunks_exact_mut(d)) {
+                            let ((x1, x2), (y1, y2)) = (x.split_at(d / 2), y.split_at_mut(d / 2));
+                            for (((x1, x2), (y1, y2)), (c, s)) in
+                                x1.iter().zip(x2).zip(y1.iter_mut().zip(y2)).zip(cos.iter().zip(sin))
+                            {
+                                let (a, b, s) = (x1.load(), x2.load(), sign * *s);
+                                *y1 = T::store(old(*y1) + (a * *c - b * s));
+                                *y2 = T::store(old(*y2) + (b * *c + a * s));
+                            }
                         }
-                    }
-                    for (x, y) in x[turned..].iter().zip(&mut y[turned..]) {
-                        *y = T::store(old(*y) + x.load());
-                    }
-                });
+                        for (x, y) in x[turned..].iter().zip(&mut y[turned..]) {
+                            *y = T::store(old(*y) + x.load());
+                        }
+                    },
+                );
             }
         });
     }

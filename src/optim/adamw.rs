@@ -23,49 +23,55 @@ pub struct AdamStep {
 
 /// Updates master weights, and the stored weights if they are others (bf16).
 pub fn adamw<T: Elem<Acc = f32>>(s: AdamStep, g: &[f32], m: &mut [f32], v: &mut [f32], w: Master<T>) {
-    simd(|| {
-        let (step, decay) = (s.lr / s.correction1, 1.0 - s.lr * s.weight_decay);
-        let inverse = 1.0 / s.correction2;
-        let one = |g: f32, m: &mut f32, v: &mut f32, w: &mut f32| {
-            let g = g * s.scale;
-            *m = s.beta1.mul_add(*m, (1.0 - s.beta1) * g);
-            *v = s.beta2.mul_add(*v, (1.0 - s.beta2) * g * g);
-            *w = *w * decay - step * (*m / v.sqrt().mul_add(inverse, s.eps));
-        };
-        match w {
-            Master::Same(w) => {
-                for (((g, m), v), w) in g.iter().zip(m).zip(v).zip(w) {
-                    one(*g, m, v, w);
+    simd(
+        #[inline(always)]
+        || {
+            let (step, decay) = (s.lr / s.correction1, 1.0 - s.lr * s.weight_decay);
+            let inverse = 1.0 / s.correction2;
+            let one = |g: f32, m: &mut f32, v: &mut f32, w: &mut f32| {
+                let g = g * s.scale;
+                *m = s.beta1.mul_add(*m, (1.0 - s.beta1) * g);
+                *v = s.beta2.mul_add(*v, (1.0 - s.beta2) * g * g);
+                *w = *w * decay - step * (*m / v.sqrt().mul_add(inverse, s.eps));
+            };
+            match w {
+                Master::Same(w) => {
+                    for (((g, m), v), w) in g.iter().zip(m).zip(v).zip(w) {
+                        one(*g, m, v, w);
+                    }
+                }
+                Master::Apart(w, stored) => {
+                    for ((((g, m), v), w), stored) in g.iter().zip(m).zip(v).zip(w).zip(stored) {
+                        one(*g, m, v, w);
+                        *stored = T::store(*w);
+                    }
                 }
             }
-            Master::Apart(w, stored) => {
-                for ((((g, m), v), w), stored) in g.iter().zip(m).zip(v).zip(w).zip(stored) {
-                    one(*g, m, v, w);
-                    *stored = T::store(*w);
-                }
-            }
-        }
-    });
+        },
+    );
 }
 
 /// w ← w·(1 − lr·λ) − lr·g
 pub fn sgd<T: Elem<Acc = f32>>(lr: f32, weight_decay: f32, scale: f32, g: &[f32], w: Master<T>) {
-    simd(|| {
-        let decay = 1.0 - lr * weight_decay;
-        match w {
-            Master::Same(w) => {
-                for (g, w) in g.iter().zip(w) {
-                    *w = *w * decay - lr * (g * scale);
+    simd(
+        #[inline(always)]
+        || {
+            let decay = 1.0 - lr * weight_decay;
+            match w {
+                Master::Same(w) => {
+                    for (g, w) in g.iter().zip(w) {
+                        *w = *w * decay - lr * (g * scale);
+                    }
+                }
+                Master::Apart(w, stored) => {
+                    for ((g, w), stored) in g.iter().zip(w).zip(stored) {
+                        *w = *w * decay - lr * (g * scale);
+                        *stored = T::store(*w);
+                    }
                 }
             }
-            Master::Apart(w, stored) => {
-                for ((g, w), stored) in g.iter().zip(w).zip(stored) {
-                    *w = *w * decay - lr * (g * scale);
-                    *stored = T::store(*w);
-                }
-            }
-        }
-    });
+        },
+    );
 }
 
 /// The weights that are updated: the stored ones themselves, or an f32 master beside them.

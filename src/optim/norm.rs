@@ -28,7 +28,10 @@ fn unit_sum(dev: &Device, unit: &Unit, tp_rank: usize) -> f64 {
     dev.pool().run(parts.len(), |i| {
         // SAFETY: each task has its own sum.
         let out = unsafe { out.part(i..i + 1) };
-        out[0] = simd(|| grads[parts[i].clone()].chunks(256).map(|c| sum(c, |g| g * g) as f64).sum());
+        out[0] = simd(
+            #[inline(always)]
+            || grads[parts[i].clone()].chunks(256).map(|c| sum(c, |g| g * g) as f64).sum(),
+        );
     });
     sums.data::<f64>().iter().sum()
 }

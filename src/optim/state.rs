@@ -41,12 +41,14 @@ impl Optimizer {
             OptimKind::AdamW { .. } => params
                 .units
                 .iter()
-                .map(|u| [0, 1].map(|_| Tensor::zeros(dev, 1, u.slice.len(), DType::F32, Category::Optimizer)))
+                .map(|u| {
+                    [0, 1].map(|_| Tensor::zeros(dev, 1, u.slice.len(), DType::F32, Category::Optimizer))
+                })
                 .collect(),
             OptimKind::Sgd { .. } => vec![],
         };
         let ranges = params.units.iter().map(|u| spans(config, u)).collect();
-        Optimizer { kind: config.kind.clone(), t: 0, moments, ranges }
+        Optimizer { kind: config.kind, t: 0, moments, ranges }
     }
 
     /// New moments, t = 0: for a phase that begins with `optimizer = "reset"`.

@@ -194,7 +194,9 @@ fn fill_one<T: Elem>(
         let first = p.start + rows.start * cols;
         // SAFETY: row ranges of different tasks are disjoint.
         let out = unsafe { weights.part(first..first + values.len()) };
-        out.iter_mut().zip(&values).for_each(|(w, v)| *w = T::store(<T::Acc as crate::device::Real>::of(*v as f64)));
+        out.iter_mut()
+            .zip(&values)
+            .for_each(|(w, v)| *w = T::store(<T::Acc as crate::device::Real>::of(*v as f64)));
         if let Some(master) = &master {
             let own = slice.start.max(first)..slice.end.min(first + values.len());
             if own.start < own.end {

@@ -137,7 +137,14 @@ impl Tape {
 
     /// Strictly in reverse, freeing each value once nobody reads it any more. `dy` is the gradient of y; returns
     /// the gradient of `x`, which does not exist if x was not used.
-    pub fn backward(&mut self, cx: &Cx, dw: &mut Grads, y: Var, dy: Tensor, x: Option<Var>) -> Result<Tensor> {
+    pub fn backward(
+        &mut self,
+        cx: &Cx,
+        dw: &mut Grads,
+        y: Var,
+        dy: Tensor,
+        x: Option<Var>,
+    ) -> Result<Tensor> {
         let mut slots: Vec<Slot> = self.values.iter().map(|_| Slot::Empty).collect();
         slots[y.0].put(cx.dev, dy);
         for n in (0..self.nodes.len()).rev() {

@@ -1,3 +1,13 @@
+//! One update (`step`), what a rank holds for it (`replica`), and the loop over phases (`run`).
+
+pub mod corpora;
+pub mod evaluate;
+pub mod metrics;
+pub mod position;
+pub mod progress;
 pub mod replica;
+pub mod resume;
+pub mod run;
+pub mod signal;
 pub mod step;
 pub mod vote;

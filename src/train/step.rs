@@ -66,7 +66,8 @@ pub fn step(r: &mut Replica, batches: &[MicroBatch], update: &Update, mut ballot
         return Err(Error::Numerics {
             step: update.step,
             problem: format!("loss {loss}, gradient norm {grad_norm}"),
-            remedy: "the weights were not updated; lower lr or clip, or resume from the last checkpoint".into(),
+            remedy: "the weights were not updated; lower lr or clip, or resume from the last checkpoint"
+                .into(),
         });
     }
     // As torch.nn.utils.clip_grad_norm_ has it.

@@ -42,7 +42,11 @@ pub struct Vote {
 
 impl Ballot {
     pub fn new(domains: usize) -> Ballot {
-        Ballot { loss_by_domain: vec![0.0; domains], weight_by_domain: vec![0.0; domains], ..Ballot::default() }
+        Ballot {
+            loss_by_domain: vec![0.0; domains],
+            weight_by_domain: vec![0.0; domains],
+            ..Ballot::default()
+        }
     }
 
     /// Counts the losses of a micro-batch, row by row.

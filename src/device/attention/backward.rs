@@ -10,7 +10,7 @@
 //! dk and dv in place, in an order that no thread count changes, with each score computed once.
 
 use super::gemm::{Left, Shape, Triangle, gemm};
-use super::tile::{Buffer, Line, Out, Rows, SCRATCH, TILE, cut, padded, transpose, with_buffer};
+use super::tile::{Buffer, Line, Out, Rows, SCRATCH, TILE, cut, exp, padded, transpose, with_buffer};
 use super::{Elem, Heads, Mask, Pool, tokens};
 use crate::device::{Real, simd};
 use std::cell::RefCell;
@@ -52,7 +52,10 @@ pub fn backward<T: Elem>(
             let (start, len) = (rows.start * width, rows.len() * width);
             // SAFETY: the ranges do not overlap.
             let out = unsafe { dqkv.at(start, len) };
-            simd(|| out.iter_mut().zip(&sums[start..][..len]).for_each(|(out, &x)| *out = T::store(x)));
+            simd(
+                #[inline(always)]
+                || out.iter_mut().zip(&sums[start..][..len]).for_each(|(out, &x)| *out = T::store(x)),
+            );
         });
     });
 }
@@ -91,8 +94,12 @@ impl<T: Elem> Inputs<'_, T> {
                 };
                 let chunks = document.len().div_ceil(CHUNK);
                 let pair = |c: usize| (chunk(c), chunk((c + wave) % chunks));
-                let live = if self.causal { chunks.saturating_sub(wave) } else { chunks };
-                pairs.extend((0..live).filter(|_| wave < chunks).map(pair));
+                let live = match self.causal {
+                    true => chunks.saturating_sub(wave),
+                    false if wave < chunks => chunks,
+                    false => 0,
+                };
+                pairs.extend((0..live).map(pair));
             }
             if pairs.is_empty() {
                 return;
@@ -178,27 +185,36 @@ impl<T: Elem> Pair<'_, T> {
         // Lanes beyond the last query: any finite probability will do, since no sum takes them in.
         tile.lse.fill(T::Acc::ZERO);
         tile.delta.fill(T::Acc::ZERO);
-        simd(|| {
-            for (i, r) in rows.enumerate() {
-                tile.lse[i] = lse[r * heads.heads + head];
-                tile.delta[i] = dot(&tile.dy[i * padded(dim)..][..dim], of_head(o).row(r));
-            }
-        });
+        simd(
+            #[inline(always)]
+            || {
+                for (i, r) in rows.enumerate() {
+                    tile.lse[i] = lse[r * heads.heads + head];
+                    tile.delta[i] = dot(&tile.dy[i * padded(dim)..][..dim], of_head(o).row(r));
+                }
+            },
+        );
     }
 
     /// Rows of dqkv, `dim` columns from `column`, get factor · packed rows: stored the first time, then added.
     fn put(&self, dqkv: &Out<T::Acc>, column: usize, rows: Range<usize>, factor: T::Acc, packed: &[T::Acc]) {
         let Heads { head_dim: dim, .. } = self.inputs.heads;
         let width = self.inputs.heads.qkv_width();
-        simd(|| {
-            for (r, packed) in rows.zip(packed.chunks_exact(padded(dim))) {
-                // SAFETY: in this wave only this pair has these rows of this kv head and its query heads.
-                let out = unsafe { dqkv.at(r * width + column, dim) };
-                for (out, &x) in out.iter_mut().zip(packed) {
-                    *out = if self.first { factor * x } else { *out + factor * x };
+        simd(
+            #[inline(always)]
+            || {
+                for (r, packed) in rows.zip(packed.chunks_exact(padded(dim))) {
+                    // SAFETY: in this wave only this pair has these rows of this kv head and its query heads.
+                    let out = unsafe { dqkv.at(r * width + column, dim) };
+                    let pairs = out.iter_mut().zip(packed);
+                    if self.first {
+                        pairs.for_each(|(out, &x)| *out = factor * x);
+                    } else {
+                        pairs.for_each(|(out, &x)| *out += factor * x);
+                    }
                 }
-            }
-        });
+            },
+        );
     }
 }
 
@@ -227,7 +243,10 @@ impl<A: Real> Queries<'_, A> {
         gemm(scores, Left { data: k, row: wide, col: 1 }, self.qt, TILE, p, TILE, false);
         gemm(scores, Left { data: v, row: wide, col: 1 }, self.dyt, TILE, ds, TILE, false);
         let (p, ds) = (&mut p[..keys * TILE], &mut ds[..keys * TILE]);
-        simd(|| probabilities(p, ds, padded(queries), self.lse, self.delta));
+        simd(
+            #[inline(always)]
+            || probabilities(p, ds, padded(queries), self.lse, self.delta),
+        );
         if diagonal {
             for j in 0..keys {
                 p[j * TILE..][..j].fill(A::ZERO);
@@ -250,7 +269,7 @@ fn probabilities<A: Real>(p: &mut [A], ds: &mut [A], queries: usize, lse: &[A], 
     let (lse, delta) = (&lse[..queries], &delta[..queries]);
     for (p, ds) in p.chunks_exact_mut(TILE).zip(ds.chunks_exact_mut(TILE)) {
         for (((p, ds), &lse), &delta) in p.iter_mut().zip(ds).zip(lse).zip(delta) {
-            *p = (*p - lse).exp();
+            *p = exp(*p - lse);
             *ds = *p * (*ds - delta);
         }
     }

@@ -4,7 +4,7 @@
 //! l and the output by exp(m − m').
 
 use super::gemm::{LANES, Left, Shape, Triangle, gemm};
-use super::tile::{Out, Rows, SCRATCH, TILE, cut, padded, transpose, with_buffer};
+use super::tile::{Out, Rows, SCRATCH, TILE, cut, exp, padded, transpose, with_buffer};
 use super::{Elem, Heads, Mask, Pool, tokens};
 use crate::device::{Real, simd};
 use std::ops::Range;
@@ -131,14 +131,20 @@ impl<A: Real> Tile<'_, A> {
         if diagonal {
             (0..keys).for_each(|j| s[j * TILE..][..j].fill(A::NEG_INFINITY));
         }
-        simd(|| softmax(&mut s[..keys * TILE], padded(queries), self.max, self.sum, alpha));
-        simd(|| {
-            for (o, &alpha) in self.o.chunks_exact_mut(wide).zip(&alpha[..queries]) {
-                if alpha != A::ONE {
-                    o.iter_mut().for_each(|o| *o *= alpha);
+        simd(
+            #[inline(always)]
+            || softmax(&mut s[..keys * TILE], padded(queries), self.max, self.sum, alpha),
+        );
+        simd(
+            #[inline(always)]
+            || {
+                for (o, &alpha) in self.o.chunks_exact_mut(wide).zip(&alpha[..queries]) {
+                    if alpha != A::ONE {
+                        o.iter_mut().for_each(|o| *o *= alpha);
+                    }
                 }
-            }
-        });
+            },
+        );
         // o (queries, D) += p·v
         let shape = Shape { m: queries, n: wide, k: keys, triangle: lower };
         gemm(shape, Left { data: s, row: 1, col: TILE }, v, wide, self.o, wide, true);
@@ -175,12 +181,12 @@ fn softmax<A: Real>(s: &mut [A], queries: usize, max: &mut [A], sum: &mut [A], a
         for row in s.chunks_exact_mut(TILE) {
             let row = &mut row[i..i + LANES];
             for l in 0..LANES {
-                row[l] = (row[l] - new[l]).exp();
+                row[l] = exp(row[l] - new[l]);
                 total[l] += row[l];
             }
         }
         for l in 0..LANES {
-            alpha[i + l] = (old[l] - new[l]).exp();
+            alpha[i + l] = exp(old[l] - new[l]);
             sum[i + l] = sum[i + l].mul_add(alpha[i + l], total[l]);
             max[i + l] = new[l];
         }

@@ -1,11 +1,11 @@
 //! Products of small matrices that lie in cache: c = a·b or c += a·b for tiles of at most a few hundred rows.
 //!
 //! Each element of c is Σ_k a(i,k)·b(k,j) summed over k in order with one rounding per term, whatever the block
-//! shape, so the bits are the same on every instruction set.
+//! shape, so finite numbers give the same bits on every instruction set.
 
+use super::vector::{Portable, Vector};
 use crate::device::simd::{Isa, isa};
-use crate::device::{Real, simd};
-use std::ops::Range;
+use crate::device::{DType, Real, simd};
 
 /// Rows of b and c are padded to a multiple of this many elements.
 pub const LANES: usize = 16;
@@ -52,16 +52,34 @@ pub fn gemm<A: Real>(shape: Shape, a: Left<A>, b: &[A], ldb: usize, c: &mut [A],
     assert!((m - 1) * ldc + n <= c.len(), "c of {m}×{n}");
     let (b, c) = (b.as_ptr(), c.as_mut_ptr());
     let args = Args { shape, a: a.data.as_ptr(), row: a.row, col: a.col, b, ldb, c, ldc, add };
-    // Accumulators of 8×32 f32 or 8×16 f64 fill 16 of the 32 AVX-512 registers, those of 4×16 f32 8 of the 16 of AVX2.
-    let wide = isa() == Isa::Avx512;
-    // SAFETY: the extents were checked above.
-    simd(|| unsafe {
-        match (wide, size_of::<A>()) {
-            (true, 4) => args.columns::<8, 32>(),
-            (true, _) => args.columns::<8, 16>(),
-            _ => args.columns::<4, 16>(),
+    #[cfg(target_arch = "x86_64")]
+    if A::DTYPE == DType::F32 {
+        use std::arch::x86_64::{__m256, __m512};
+        // 16 of the 32 registers hold sums: enough to hide the latency of the additions.
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+        unsafe fn avx512(args: Args<f32>) {
+            // SAFETY: the features are enabled, and `gemm` checked the extents.
+            unsafe { args.columns::<__m512, 8, 2>() }
         }
-    })
+        // 12 of the 16 registers.
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn avx2(args: Args<f32>) {
+            // SAFETY: as above.
+            unsafe { args.columns::<__m256, 6, 2>() }
+        }
+        match isa() {
+            // SAFETY: `isa` says that the machine has the features.
+            Isa::Avx512 => return unsafe { avx512(args.cast()) },
+            // SAFETY: as above.
+            Isa::Avx2 => return unsafe { avx2(args.cast()) },
+            Isa::Portable => {}
+        }
+    }
+    simd(
+        #[inline(always)]
+        // SAFETY: the extents were checked above, and plain Rust needs no special instructions.
+        || unsafe { args.columns::<Portable<A>, 4, 1>() },
+    )
 }
 
 #[derive(Clone, Copy)]
@@ -78,75 +96,89 @@ struct Args<A> {
 }
 
 impl<A: Real> Args<A> {
-    /// Panels of L columns of b, which stay in the first-level cache while the rows of a pass by.
+    /// The same numbers under the name of their type.
+    #[cfg(target_arch = "x86_64")]
+    fn cast<B: Real>(self) -> Args<B> {
+        assert_eq!(A::DTYPE, B::DTYPE);
+        let Args { shape, row, col, ldb, ldc, add, .. } = self;
+        Args { shape, a: self.a.cast(), row, col, b: self.b.cast(), ldb, c: self.c.cast(), ldc, add }
+    }
+
+    /// Panels of N vectors of columns of b, which stay in the first-level cache while the rows of a pass by.
     #[inline(always)]
-    unsafe fn columns<const M: usize, const L: usize>(self) {
+    unsafe fn columns<V: Vector<Item = A>, const M: usize, const N: usize>(self) {
         let mut j = 0;
-        while j + L <= self.shape.n {
-            // SAFETY: the caller's extents hold these columns.
-            unsafe { self.rows::<M, L>(j) };
-            j += L;
+        while j + N * V::WIDTH <= self.shape.n {
+            // SAFETY: these columns are inside the extents.
+            unsafe { self.rows::<V, M, N>(j) };
+            j += N * V::WIDTH;
         }
-        if j < self.shape.n {
-            // SAFETY: as above; n and L are multiples of 16, and L is 16 or 32.
-            unsafe { self.rows::<M, 16>(j) };
+        while j < self.shape.n {
+            // SAFETY: as above: n and j are multiples of the width.
+            unsafe { self.rows::<V, M, 1>(j) };
+            j += V::WIDTH;
         }
     }
 
     #[inline(always)]
-    unsafe fn rows<const M: usize, const L: usize>(self, j: usize) {
+    unsafe fn rows<V: Vector<Item = A>, const M: usize, const N: usize>(self, j: usize) {
         let m = self.shape.m;
         let mut i = 0;
-        // SAFETY: each block covers rows below m and L columns from j.
+        // SAFETY: each block covers rows below m.
         unsafe {
             while i + M <= m {
-                self.block::<M, L>(i, j);
+                self.block::<V, M, N>(i, j);
                 i += M;
             }
             if M > 4 && i + 4 <= m {
-                self.block::<4, L>(i, j);
+                self.block::<V, 4, N>(i, j);
                 i += 4;
             }
             if i + 2 <= m {
-                self.block::<2, L>(i, j);
+                self.block::<V, 2, N>(i, j);
                 i += 2;
             }
             if i < m {
-                self.block::<1, L>(i, j);
+                self.block::<V, 1, N>(i, j);
             }
         }
     }
 
+    /// Rows i..i+M and N vectors of columns from j.
     #[inline(always)]
-    unsafe fn block<const M: usize, const L: usize>(self, i: usize, j: usize) {
+    unsafe fn block<V: Vector<Item = A>, const M: usize, const N: usize>(self, i: usize, j: usize) {
         let Shape { k, triangle, .. } = self.shape;
-        let terms: Range<usize> = match triangle {
+        let terms = match triangle {
             Triangle::Full => 0..k,
-            Triangle::Upper if i >= j + L => return,
+            Triangle::Upper if i >= j + N * V::WIDTH => return,
             Triangle::Upper => 0..k,
             Triangle::TermsUpTo => 0..k.min(i + M),
             Triangle::TermsFrom => i.min(k)..k,
         };
-        let mut acc = [[A::ZERO; L]; M];
-        // SAFETY: rows i..i+M, columns j..j+L and terms below k are inside the extents that `gemm` checked.
+        // SAFETY: these rows, columns and terms are inside the extents that `gemm` checked.
         unsafe {
-            let (mut a, mut b) =
-                (self.a.add(i * self.row + terms.start * self.col), self.b.add(terms.start * self.ldb + j));
+            let mut acc = [[V::splat(A::ZERO); N]; M];
+            // Pointers move by wrapping_add, since the last step leaves the slice.
+            let left: [*const A; M] = std::array::from_fn(|r| self.a.wrapping_add((i + r) * self.row));
+            let mut at = terms.start * self.col;
+            let mut b = self.b.wrapping_add(terms.start * self.ldb + j);
             for _ in terms {
-                let right = &*(b as *const [A; L]);
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    let left = *a.add(r * self.row);
-                    for l in 0..L {
-                        acc[l] = left.mul_add(right[l], acc[l]);
+                let right: [V; N] = std::array::from_fn(|v| V::load(b.wrapping_add(v * V::WIDTH)));
+                for r in 0..M {
+                    let x = V::splat(*left[r].wrapping_add(at));
+                    for v in 0..N {
+                        acc[r][v] = acc[r][v].fma(x, right[v]);
                     }
                 }
-                a = a.wrapping_add(self.col);
+                at += self.col;
                 b = b.wrapping_add(self.ldb);
             }
-            for (r, acc) in acc.iter().enumerate() {
-                let c = &mut *(self.c.add((i + r) * self.ldc + j) as *mut [A; L]);
-                for l in 0..L {
-                    c[l] = if self.add { c[l] + acc[l] } else { acc[l] };
+            for (r, acc) in acc.into_iter().enumerate() {
+                for (v, acc) in acc.into_iter().enumerate() {
+                    let c = self.c.wrapping_add((i + r) * self.ldc + j + v * V::WIDTH);
+                    // x·1 + y is x + y, rounded once.
+                    let sum = if self.add { V::load(c).fma(acc, V::splat(A::ONE)) } else { acc };
+                    sum.store(c);
                 }
             }
         }

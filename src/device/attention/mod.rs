@@ -8,6 +8,8 @@
 //! their document's first token, so whatever is computed for a document depends on its own tokens only, and the
 //! diagonal of a causal mask is the diagonal of a tile.
 //!
+//! Closures given to `simd` are `#[inline(always)]`: a large one is else compiled once, outside, without the vectors.
+//!
 //! Dao, FlashAttention-2 (arXiv:2307.08691), algorithms 1 and 2.
 
 mod backward;
@@ -16,6 +18,7 @@ mod gemm;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod vector;
 
 use super::{Elem, Pool};
 pub use backward::backward;

@@ -1,17 +1,25 @@
 //! Against attention written out in f64 with a whole T×T matrix, and against finite differences.
 
+use super::tile::exp;
 use super::{Heads, Mask, backward, forward};
+use crate::device::simd::{Isa, force};
 use crate::device::{Elem, Pool, Real};
 use half::bf16;
+use std::ops::Range;
 
-/// Lengths below, at and beyond the edges of a tile (64), of a task's queries (256) and of a chunk (512).
-const DOCUMENTS: &[&[usize]] = &[&[1, 0, 5, 1], &[63, 64, 0, 65], &[130, 17, 257], &[600, 3], &[1100]];
-const HEADS: &[Heads] = &[
-    Heads { heads: 2, kv_heads: 2, head_dim: 16 },
-    Heads { heads: 4, kv_heads: 2, head_dim: 9 },
-    Heads { heads: 3, kv_heads: 1, head_dim: 12 },
-    Heads { heads: 6, kv_heads: 1, head_dim: 64 },
+/// Documents, and the heads they are tried with: lengths below, at and beyond the edges of a tile (64), of a forward
+/// task (256) and of a backward chunk (512); head dims of part of a vector, of one, and of several.
+const CASES: &[(&[usize], &[Heads])] = &[
+    (&[1, 0, 5, 1], &[FULL, GROUPED, SINGLE, WIDE]),
+    (&[63, 64, 0, 65], &[FULL, GROUPED, SINGLE, WIDE]),
+    (&[130, 17, 257], &[GROUPED, WIDE]),
+    (&[600, 3], &[GROUPED]),
+    (&[1030], &[GROUPED]),
 ];
+const FULL: Heads = Heads { heads: 2, kv_heads: 2, head_dim: 16 };
+const GROUPED: Heads = Heads { heads: 4, kv_heads: 2, head_dim: 9 };
+const SINGLE: Heads = Heads { heads: 3, kv_heads: 1, head_dim: 12 };
+const WIDE: Heads = Heads { heads: 2, kv_heads: 1, head_dim: 128 };
 
 struct Case {
     heads: Heads,
@@ -53,13 +61,9 @@ impl Case {
     }
 
     fn all(size: f64) -> impl Iterator<Item = Case> {
-        let one = move |causal| {
-            let of = move |h: &'static Heads| {
-                DOCUMENTS.iter().map(move |documents| Case::new(*h, documents, causal, size))
-            };
-            HEADS.iter().flat_map(of)
-        };
-        [true, false].into_iter().flat_map(one)
+        let shapes = CASES.iter().flat_map(|(documents, heads)| heads.iter().map(move |h| (*documents, *h)));
+        shapes
+            .flat_map(move |(documents, h)| [true, false].map(|causal| Case::new(h, documents, causal, size)))
     }
 
     fn mask(&self) -> Mask<'_> {
@@ -106,12 +110,14 @@ impl Case {
                 let delta = dot(&p, &dp);
                 for (j, (p, dp)) in seen.zip(p.iter().zip(&dp)) {
                     let ds = p * (dp - delta) * self.scale;
-                    for d in 0..dim {
-                        answer.o[(i * heads + h) * dim + d] += p * self.qkv[at(j, v)][d];
-                        answer.dqkv[at(j, v)][d] += p * dy[d];
-                        answer.dqkv[at(j, k)][d] += ds * q[d];
-                        answer.dqkv[at(i, h)][d] += ds * self.qkv[at(j, k)][d];
-                    }
+                    let (o, v_j) = (&mut answer.o[(i * heads + h) * dim..][..dim], &self.qkv[at(j, v)]);
+                    o.iter_mut().zip(v_j).for_each(|(o, v)| *o += p * v);
+                    let mut add = |place: Range<usize>, factor: f64, x: &[f64]| {
+                        answer.dqkv[place].iter_mut().zip(x).for_each(|(sum, x)| *sum += factor * x)
+                    };
+                    add(at(j, v), *p, dy);
+                    add(at(j, k), ds, q);
+                    add(at(i, h), ds, &self.qkv[at(j, k)]);
                 }
             }
         }
@@ -189,7 +195,7 @@ fn bits(answer: &Answer) -> Vec<u64> {
 fn threads_do_not_change_bits() {
     for documents in [&[130, 17, 0, 257, 1, 64][..], &[1600][..]] {
         for causal in [true, false] {
-            let case = Case::new(HEADS[1], documents, causal, 2.0);
+            let case = Case::new(GROUPED, documents, causal, 2.0);
             let one = (bits(&case.run::<f32>(1)), bits(&case.run::<bf16>(1)));
             for threads in [2, 3] {
                 assert!(one == (bits(&case.run::<f32>(threads)), bits(&case.run::<bf16>(threads))));
@@ -201,7 +207,7 @@ fn threads_do_not_change_bits() {
 #[test]
 fn a_document_neither_sees_nor_moves_its_neighbours() {
     for causal in [true, false] {
-        let mut case = Case::new(HEADS[1], &[70, 600, 33], causal, 2.0);
+        let mut case = Case::new(GROUPED, &[70, 600, 33], causal, 2.0);
         let before = case.run::<f32>(2);
         let Heads { heads, head_dim, .. } = case.heads;
         let (width, out) = (case.heads.qkv_width(), heads * head_dim);
@@ -221,7 +227,7 @@ fn a_document_neither_sees_nor_moves_its_neighbours() {
 #[test]
 fn scores_of_three_hundred_do_not_overflow() {
     for causal in [true, false] {
-        let mut case = Case::new(HEADS[0], &[130, 1], causal, 1.0);
+        let mut case = Case::new(FULL, &[130, 1], causal, 1.0);
         // Rows of equal sign make every score ±300.
         let (dim, size) = (case.heads.head_dim, (300.0 / (16.0 * case.scale)).sqrt());
         let width = case.heads.qkv_width();
@@ -235,4 +241,26 @@ fn scores_of_three_hundred_do_not_overflow() {
         assert!(difference(&got.o, &want.o) < 2e-4, "{}", difference(&got.o, &want.o));
         assert!(difference(&got.dqkv, &want.dqkv) < 2e-4, "{}", difference(&got.dqkv, &want.dqkv));
     }
+}
+
+#[test]
+fn instruction_sets_do_not_change_bits() {
+    let case = Case::new(GROUPED, &[70, 9], true, 2.0);
+    let [widest, others @ ..] = [Isa::Avx512, Isa::Avx2, Isa::Portable].map(|isa| {
+        force(isa);
+        (bits(&case.run::<f32>(1)), bits(&case.run::<bf16>(1)), bits(&case.run::<f64>(1)))
+    });
+    force(Isa::Avx512);
+    assert!(others.iter().all(|other| *other == widest));
+}
+
+#[test]
+fn the_short_exponential_is_close_to_the_long_one() {
+    for i in 0..870_000 {
+        let x = i as f32 * -1e-4 + 0.1;
+        let (got, want) = (exp(x) as f64, (x as f64).exp());
+        assert!((got - want).abs() <= 2e-7 * want, "exp({x}) = {got}, not {want}");
+    }
+    assert_eq!([0.0, -1000.0, f32::NEG_INFINITY].map(exp), [1.0, 0.0, 0.0]);
+    assert!(exp(f32::NAN).is_nan() && exp(f32::from_bits(0x7fc0_0001)).is_nan());
 }

@@ -1,57 +1,45 @@
 //! Blocking: which part of the product is computed when, by whom, from which packed copies.
 //!
-//!     for each block of N (≤ 16 MiB of packed b) and each block of K (≤ 1024 deep):
+//!     for each block of N (≤ 8 MiB of packed b) and each block of K (≤ 1024 deep):
 //!         pack b together, then run one task per (block of M, group of panels):
 //!             pack the rows of a unless this thread has them, then tile after tile, each stored while in cache
 //!
 //! A packed block of a stays in the L2 cache, packed b in L3. All block sizes follow from the shape.
 
-use super::buffer::{as_caller, as_worker};
+use super::buffer;
 use super::kernel::Kernel;
 use super::pack::{self, Source};
 use super::store::{Step, Target};
-use super::{Mat, MatMut, Out};
+use super::task::{Block, Multiply, Pack};
+use super::{Epilogue, Mat, MatMut, Out};
 use crate::device::{Elem, Pool};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Depth of a block of K: deeper blocks pass over c less often, but 128 rows of a deeper one would not fit L2.
 const DEPTH: usize = 1024;
-/// Rows of a that a task packs: at depth 1024 half a MiB.
+/// Values of a that a task packs: half a MiB, at least `ROWS` rows and at most `MOST_ROWS`.
+const A_VALUES: usize = 128 << 10;
 const ROWS: usize = 128;
+const MOST_ROWS: usize = 512;
+/// Blocks of rows there should be before they grow beyond `ROWS`.
+const ROW_BLOCKS: usize = 16;
 /// Values of packed b.
-const B_VALUES: usize = 4 << 20;
+const B_VALUES: usize = 2 << 20;
 /// Rows that share one pass over packed b when partial sums need a buffer of their own.
 const SUM_ROWS: usize = 2048;
+/// Columns of b that one task packs, rounded to panels: of a row-major b it reads half a page of each row.
+const PACK_COLS: usize = 384;
 /// A task has at least so many columns, so that packing its rows of a is cheap beside it,
 const TASK_COLS: usize = 192;
 /// and more if there are more tasks than this, enough for the threads of a node.
 const TASKS: usize = 64;
-
-/// The largest value of K::MR · K::NR.
-const TILE: usize = 8 * 48;
-#[repr(align(64))]
-struct Tile<R>([R; TILE]);
+/// Below so many multiply-adds, some ten microseconds, waking the others costs more than they help. Packing a value
+/// counts as 16.
+const ALONE: usize = 1 << 19;
 
 /// Tells products apart, so that a thread knows whose rows of a it has packed.
 static PRODUCTS: AtomicU64 = AtomicU64::new(1);
-
-/// One block of N and K: the operands from its corner on.
-struct Block<'a, K, A, B: Elem, C: Elem, E> {
-    a: Source<A>,
-    b: Source<B>,
-    packed_b: *mut B::Acc,
-    rows: usize,
-    cols: usize,
-    depth: usize,
-    target: Target<'a, C, E>,
-    /// Names its rows of a: (product, block of K, block of M).
-    id: (u64, usize, usize),
-    kernel: PhantomData<K>,
-}
-
-// SAFETY: tasks read a and b, and write disjoint parts of packed b and of the target.
-unsafe impl<K, A, B: Elem, C: Elem, E: Sync> Sync for Block<'_, K, A, B, C, E> {}
 
 /// n in equal parts of at most `most`: the length of a part, a multiple of `unit`.
 fn part(n: usize, most: usize, unit: usize) -> usize {
@@ -71,7 +59,7 @@ pub(super) fn product<K, A, B, C, E>(
     A: Elem,
     B: Elem<Acc = A::Acc>,
     C: Elem<Acc = A::Acc>,
-    E: Fn(usize, usize, &mut [A::Acc]) + Sync,
+    E: Epilogue<A::Acc>,
 {
     let (m, n, k) = (c.rows, c.cols, a.cols);
     if m == 0 || n == 0 {
@@ -83,52 +71,51 @@ pub(super) fn product<K, A, B, C, E>(
     let in_c = C::DTYPE == A::Acc::DTYPE;
     // c can take each block of K as it comes if it has the type of the sums and the epilogue does not come between.
     let add_each = in_c && out == Out::Add && epilogue.is_none();
-    let own_sums = !whole && !add_each && !(in_c && out == Out::Store);
+    let own_sums = !whole && !add_each && (!in_c || out == Out::Add);
     let rows = if own_sums { part(m, SUM_ROWS, ROWS) } else { m };
     let product = PRODUCTS.fetch_add(1, Relaxed);
     let a = Source { at: a.data.as_ptr(), line_stride: a.row_stride, k_stride: a.col_stride };
     let b = Source { at: b.data.as_ptr(), line_stride: b.col_stride, k_stride: b.row_stride };
     let c_at = c.data.as_mut_ptr();
-    as_caller(|kept| {
-        let packed_b: *mut A::Acc = kept.b.get(depth.min(k) * n.min(cols).next_multiple_of(K::NR) + 8);
-        let own: *mut A::Acc = kept.sums.get(if own_sums { rows.min(m) * cols } else { 0 });
-        for row in (0..m).step_by(rows) {
-            for col in (0..n).step_by(cols) {
-                for at_k in (0..k.max(1)).step_by(depth) {
-                    let at = c_at.wrapping_add(row * c.row_stride + col);
-                    let last = at_k + depth >= k;
-                    let step = match (add_each || whole, at_k == 0, last) {
-                        (true, ..) => Step::Only,
-                        (_, true, _) => Step::Begin,
-                        (_, _, false) => Step::More,
-                        (_, _, true) => Step::Last,
-                    };
-                    let block = Block::<K, A, B, C, E> {
-                        a: a.at(row, at_k),
-                        b: b.at(col, at_k),
-                        packed_b,
-                        rows: rows.min(m - row),
-                        cols: cols.min(n - col),
-                        depth: depth.min(k - at_k),
-                        target: Target {
-                            c: at,
-                            c_pitch: c.row_stride,
-                            sums: if own_sums { own } else { at.cast() },
-                            sums_pitch: if own_sums { cols } else { c.row_stride },
-                            step,
-                            out,
-                            epilogue,
-                            row,
-                            col,
-                        },
-                        id: (product, at_k, row),
-                        kernel: PhantomData,
-                    };
-                    block.run(pool);
-                }
+    let mut kept = buffer::caller();
+    let packed_b: *mut A::Acc = kept.b.get(depth.min(k) * n.min(cols).next_multiple_of(K::NR) + pack::SPILL);
+    let own: *mut A::Acc = kept.sums.get(if own_sums { rows.min(m) * cols } else { 0 });
+    for row in (0..m).step_by(rows) {
+        for col in (0..n).step_by(cols) {
+            for at_k in (0..k.max(1)).step_by(depth) {
+                let at = c_at.wrapping_add(row * c.row_stride + col);
+                let last = at_k + depth >= k;
+                let step = match (add_each || whole, at_k == 0, last) {
+                    (true, ..) => Step::Only,
+                    (_, true, _) => Step::Begin,
+                    (_, _, false) => Step::More,
+                    (_, _, true) => Step::Last,
+                };
+                let block = Block::<K, A, B, C, E> {
+                    a: a.at(row, at_k),
+                    b: b.at(col, at_k),
+                    packed_b,
+                    rows: rows.min(m - row),
+                    cols: cols.min(n - col),
+                    depth: depth.min(k - at_k),
+                    target: Target {
+                        c: at,
+                        c_pitch: c.row_stride,
+                        sums: if own_sums { own } else { at.cast() },
+                        sums_pitch: if own_sums { cols } else { c.row_stride },
+                        step,
+                        out,
+                        epilogue,
+                        row,
+                        col,
+                    },
+                    id: (product, at_k, row),
+                    kernel: PhantomData,
+                };
+                block.run(pool);
             }
         }
-    });
+    }
 }
 
 impl<K, A, B, C, E> Block<'_, K, A, B, C, E>
@@ -137,65 +124,33 @@ where
     A: Elem,
     B: Elem<Acc = A::Acc>,
     C: Elem<Acc = A::Acc>,
-    E: Fn(usize, usize, &mut [A::Acc]) + Sync,
+    E: Epilogue<A::Acc>,
 {
     fn run(&self, pool: &Pool) {
-        let rows = part(self.rows, ROWS, K::MR);
+        let most = (A_VALUES / self.depth.max(1)).min(self.rows / ROW_BLOCKS).clamp(ROWS, MOST_ROWS);
+        let rows = part(self.rows, most, K::MR);
         let row_blocks = self.rows.div_ceil(rows);
         let most = (self.cols / TASKS.div_ceil(row_blocks)).max(TASK_COLS);
         let cols = part(self.cols, most, K::NR);
         let col_groups = self.cols.div_ceil(cols);
-        pool.run(self.cols.div_ceil(K::NR), |panel| {
-            // SAFETY: K is a kernel of this machine, and each task packs its own panel.
-            K::enter(|| unsafe { self.pack_b(panel * K::NR) });
+        let pool = |tasks: usize, work: usize, task: &(dyn Fn(usize) + Sync)| match work < ALONE {
+            true => (0..tasks).for_each(task),
+            false => pool.run(tasks, task),
+        };
+        let pack = PACK_COLS.next_multiple_of(K::NR);
+        pool(self.cols.div_ceil(pack), 16 * self.cols * self.depth, &|task| {
+            let col = task * pack;
+            K::enter(Pack { block: self, col, cols: pack.min(self.cols - col) });
         });
-        pool.run(row_blocks * col_groups, |task| {
+        pool(row_blocks * col_groups, self.rows * self.cols * self.depth, &|task| {
             let (row, col) = (task / col_groups * rows, task % col_groups * cols);
-            // SAFETY: K is a kernel of this machine, b is packed, and each task has its own part of c.
-            K::enter(|| unsafe { self.task(row, rows.min(self.rows - row), col, cols.min(self.cols - col)) });
-        });
-    }
-
-    /// # Safety
-    /// Within K::enter; nobody else packs or reads the panel that begins at this column.
-    #[inline(always)]
-    unsafe fn pack_b(&self, col: usize) {
-        let lines = K::NR.min(self.cols - col);
-        let dst = self.packed_b.wrapping_add(col * self.depth);
-        // SAFETY: b has these columns over this depth, and packed b has room for whole panels.
-        unsafe { pack::panels::<K, B>(self.b.at(col, 0), lines, self.depth, K::NR, K::LANES, dst) }
-    }
-
-    /// Computes c (rows, cols) from this row and column of the block on.
-    ///
-    /// # Safety
-    /// Within K::enter; b is packed; nobody else writes this part of c.
-    #[inline(always)]
-    unsafe fn task(&self, row: usize, rows: usize, col: usize, cols: usize) {
-        as_worker(|kept| {
-            let packed_a: *mut A::Acc = kept.a.get(rows.next_multiple_of(K::MR) * self.depth + 8);
-            let id = Some((self.id.0, self.id.1, self.id.2 + row));
-            if kept.a_holds != id {
-                // SAFETY: a has these rows over this depth, and the buffer has room for whole bands and 7 values.
-                unsafe { pack::panels::<K, A>(self.a.at(row, 0), rows, self.depth, K::MR, K::MR, packed_a) };
-                kept.a_holds = id;
-            }
-            let mut tile = Tile([A::Acc::default(); TILE]);
-            for panel in (col..col + cols).step_by(K::NR) {
-                let panel_cols = K::NR.min(col + cols - panel);
-                let width = panel_cols.next_multiple_of(K::LANES);
-                let b = self.packed_b.wrapping_add(panel * self.depth);
-                for band in (0..rows).step_by(K::MR) {
-                    let band_rows = K::MR.min(rows - band);
-                    self.target.prefetch(row + band, band_rows, panel);
-                    let a = packed_a.wrapping_add(band * self.depth);
-                    // SAFETY: packed a and b hold what the tile needs, and this part of c is ours.
-                    unsafe {
-                        K::tile(self.depth, a, b, band_rows, width, tile.0.as_mut_ptr());
-                        self.target.take(&mut tile.0, K::NR, row + band, band_rows, panel, panel_cols);
-                    }
-                }
-            }
+            K::enter(Multiply {
+                block: self,
+                row,
+                rows: rows.min(self.rows - row),
+                col,
+                cols: cols.min(self.cols - col),
+            });
         });
     }
 }

@@ -2,6 +2,8 @@
 
 use crate::device::Real;
 use std::cell::Cell;
+use std::ops::{Deref, DerefMut};
+use std::thread::LocalKey;
 
 /// Memory for numbers, of any contents.
 #[derive(Default)]
@@ -58,19 +60,37 @@ thread_local! {
     static WORKER: Cell<Kept> = Cell::default();
 }
 
-/// Gives f what this thread keeps. If f panics the buffers are dropped and the next product grows new ones.
-pub(super) fn as_caller<T>(f: impl FnOnce(&mut Kept) -> T) -> T {
-    with(&CALLER, f)
+/// What a thread keeps, lent out; it goes back on drop.
+pub(super) struct Lent {
+    kept: Kept,
+    place: &'static LocalKey<Cell<Kept>>,
 }
 
-/// The same for the part of a product that runs in a task; the calling thread works too, so it has both.
-pub(super) fn as_worker<T>(f: impl FnOnce(&mut Kept) -> T) -> T {
-    with(&WORKER, f)
+/// The buffers of the thread that calls a product.
+pub(super) fn caller() -> Lent {
+    Lent { kept: CALLER.take(), place: &CALLER }
 }
 
-fn with<T>(place: &'static std::thread::LocalKey<Cell<Kept>>, f: impl FnOnce(&mut Kept) -> T) -> T {
-    let mut kept = place.take();
-    let result = f(&mut kept);
-    place.set(kept);
-    result
+/// The buffers of a thread that runs a task; the calling thread does too, so it has both.
+pub(super) fn worker() -> Lent {
+    Lent { kept: WORKER.take(), place: &WORKER }
+}
+
+impl Deref for Lent {
+    type Target = Kept;
+    fn deref(&self) -> &Kept {
+        &self.kept
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut Kept {
+        &mut self.kept
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.place.set(std::mem::take(&mut self.kept));
+    }
 }

@@ -1,6 +1,13 @@
 //! Register kernels: a tile of a·b from packed panels, up to (MR, NR), held in registers while k runs.
 
-use crate::device::{Elem, Real, simd};
+use crate::device::simd::{self, Isa};
+use crate::device::{Elem, Real};
+
+/// Code to compile for a kernel's instruction set. A trait and not a closure, because only a method can be
+/// `inline(always)`: a closure that the compiler leaves outside is compiled for the baseline.
+pub(super) trait Work {
+    fn run(self);
+}
 
 /// A tile shape and how to compute it. Packed a holds MR values for each k, packed b `width` values for each k.
 pub(super) trait Kernel<R: Real>: 'static {
@@ -9,8 +16,8 @@ pub(super) trait Kernel<R: Real>: 'static {
     /// The width of a panel is a multiple of this and at most NR; a multiple of 8.
     const LANES: usize;
 
-    /// Runs f compiled for this kernel's instruction set.
-    fn enter<T>(f: impl FnOnce() -> T) -> T;
+    /// Runs work compiled for this kernel's instruction set.
+    fn enter(work: impl Work);
 
     /// tile[i·NR + j] = Σ_k a[k·MR + i] · b[k·width + j] for i < rows, j < width; the rest of tile may change.
     ///
@@ -55,8 +62,14 @@ impl<R: Real> Kernel<R> for Portable {
     const LANES: usize = COLS;
 
     #[inline(always)]
-    fn enter<T>(f: impl FnOnce() -> T) -> T {
-        simd(f)
+    fn enter(work: impl Work) {
+        #[cfg(target_arch = "x86_64")]
+        match simd::isa() {
+            Isa::Avx512 => return <super::x86::Avx512 as Kernel<f32>>::enter(work),
+            Isa::Avx2 => return <super::x86::Avx2 as Kernel<f32>>::enter(work),
+            Isa::Portable => {}
+        }
+        work.run()
     }
 
     #[inline(always)]

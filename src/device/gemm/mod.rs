@@ -16,6 +16,7 @@ mod kernel;
 mod pack;
 mod peak;
 mod store;
+mod task;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
@@ -129,12 +130,34 @@ pub fn gemm<A: Elem, B: Elem<Acc = A::Acc>, C: Elem<Acc = A::Acc>>(
     a: Mat<A>,
     b: Mat<B>,
 ) {
-    on(isa(), pool, c, out, a, b, None::<&fn(usize, usize, &mut [A::Acc])>);
+    on(isa(), pool, c, out, a, b, None::<&Nothing>);
 }
 
-/// As [`gemm`], with `epilogue(row, first column, sums)` called once for each segment of a row when its sums over K
-/// are complete, while they are in cache; what it leaves in them is stored, or with `Out::Add` added to the old c.
-/// The segments of a row cover its columns once, their lengths are the implementation's choice.
+/// What happens to sums before they are stored.
+pub trait Epilogue<R>: Sync {
+    /// Changes `sums`, the finished sums of one row from column `first` on. Called once for each segment of a row while
+    /// it is in cache; the segments cover the columns once, their lengths are the implementation's choice.
+    ///
+    /// Make it and what it calls `#[inline(always)]`: then it is compiled for the vectors of the kernel.
+    fn finish(&self, row: usize, first: usize, sums: &mut [R]);
+}
+
+impl<R, F: Fn(usize, usize, &mut [R]) + Sync> Epilogue<R> for F {
+    #[inline(always)]
+    fn finish(&self, row: usize, first: usize, sums: &mut [R]) {
+        self(row, first, sums);
+    }
+}
+
+struct Nothing;
+
+impl<R> Epilogue<R> for Nothing {
+    fn finish(&self, _row: usize, _first: usize, _sums: &mut [R]) {}
+}
+
+/// As [`gemm`], with `epilogue(row, first column, sums)` called as [`Epilogue::finish`] is; what it leaves in the sums is
+/// stored, or with `Out::Add` added to the old c. The compiler may leave a large closure outside the vector code:
+/// one that computes more than an addition is better an `Epilogue` for [`gemm_fused`].
 pub fn gemm_with<A, B, C, E>(pool: &Pool, c: MatMut<C>, out: Out, a: Mat<A>, b: Mat<B>, epilogue: E)
 where
     A: Elem,
@@ -145,13 +168,24 @@ where
     on(isa(), pool, c, out, a, b, Some(&epilogue));
 }
 
+/// As [`gemm_with`], with an epilogue that is sure to be compiled for the vectors of the kernel.
+pub fn gemm_fused<A, B, C, E>(pool: &Pool, c: MatMut<C>, out: Out, a: Mat<A>, b: Mat<B>, epilogue: &E)
+where
+    A: Elem,
+    B: Elem<Acc = A::Acc>,
+    C: Elem<Acc = A::Acc>,
+    E: Epilogue<A::Acc>,
+{
+    on(isa(), pool, c, out, a, b, Some(epilogue));
+}
+
 /// The product with the kernel of `isa`, which this machine must have.
 fn on<A, B, C, E>(isa: Isa, pool: &Pool, c: MatMut<C>, out: Out, a: Mat<A>, b: Mat<B>, epilogue: Option<&E>)
 where
     A: Elem,
     B: Elem<Acc = A::Acc>,
     C: Elem<Acc = A::Acc>,
-    E: Fn(usize, usize, &mut [A::Acc]) + Sync,
+    E: Epilogue<A::Acc>,
 {
     a.check();
     b.check();

@@ -7,6 +7,16 @@
 use super::kernel::Kernel;
 use crate::device::{Elem, Real};
 
+/// How many values beyond the end a transpose may write, into a width that is no multiple of 8.
+pub(super) const SPILL: usize = 7;
+
+/// Rows of the source that `copy` deals out at a time.
+const COPY_ROWS: usize = 4;
+
+/// How far along k `transpose` asks ahead: it reads up to 48 lines at once, more than the hardware follows.
+const AHEAD: usize = 48;
+const LINE: usize = 64;
+
 /// Lines of a matrix over a block of K.
 #[derive(Clone, Copy)]
 pub(super) struct Source<T> {
@@ -24,7 +34,8 @@ impl<T> Source<T> {
 }
 
 /// Panels of `full` lines one after the other, `full`·depth values apart; the last is as wide as the lines left,
-/// rounded up to `lanes`. A transpose into a width that is no multiple of 8 may write up to 7 values beyond the end.
+/// rounded up to `lanes`. Up to SPILL values more
+/// may be written.
 ///
 /// # Safety
 /// The machine has K's instruction set; the source has the lines over the depth; dst has room.
@@ -50,7 +61,8 @@ pub(super) unsafe fn panels<K: Kernel<T::Acc>, T: Elem>(
     }
 }
 
-/// Stride 1 along the lines: whole rows of the source are read at once and dealt out to the panels.
+/// Stride 1 along the lines: rows of the source are read along their length and dealt out to the panels, a few rows
+/// at a time, so that what is written is whole cache lines even if the panels lie a power of two apart.
 ///
 /// # Safety
 /// As `panels`.
@@ -63,24 +75,31 @@ unsafe fn copy<T: Elem>(
     lanes: usize,
     dst: *mut T::Acc,
 ) {
-    for k in 0..depth {
-        let row = src.at(0, k).at;
+    for from_k in (0..depth).step_by(COPY_ROWS) {
+        let to_k = (from_k + COPY_ROWS).min(depth);
+        for k in to_k..(to_k + COPY_ROWS).min(depth) {
+            let row = src.at(0, k).at;
+            (0..lines).step_by(LINE / size_of::<T>()).for_each(|i| prefetch(row.wrapping_add(i)));
+        }
         for first in (0..lines).step_by(full) {
             let lines = (lines - first).min(full);
             let width = lines.next_multiple_of(lanes).min(full);
-            // SAFETY: the caller's promise.
-            unsafe {
-                let (from, to) = (row.add(first), dst.add(first * depth + k * width));
+            for k in from_k..to_k {
+                let from = src.at(first, k).at;
+                let to = dst.wrapping_add(first * depth + k * width);
                 let eights = lines / 8 * 8;
-                for i in (0..eights).step_by(8) {
-                    let x = from.add(i).cast::<[T; 8]>().read_unaligned();
-                    to.add(i).cast::<[T::Acc; 8]>().write_unaligned(x.map(T::load));
-                }
-                for i in eights..lines {
-                    *to.add(i) = (*from.add(i)).load();
-                }
-                for i in lines..width {
-                    *to.add(i) = T::Acc::ZERO;
+                // SAFETY: the caller's promise.
+                unsafe {
+                    for i in (0..eights).step_by(8) {
+                        let x = from.add(i).cast::<[T; 8]>().read_unaligned();
+                        to.add(i).cast::<[T::Acc; 8]>().write_unaligned(x.map(T::load));
+                    }
+                    for i in eights..lines {
+                        *to.add(i) = (*from.add(i)).load();
+                    }
+                    for i in lines..width {
+                        *to.add(i) = T::Acc::ZERO;
+                    }
                 }
             }
         }
@@ -103,6 +122,9 @@ unsafe fn transpose<K: Kernel<T::Acc>, T: Elem>(
     for k in (0..eights).step_by(8) {
         for first in (0..width).step_by(8) {
             let left = lines.saturating_sub(first).min(8);
+            if k % 16 == 0 && k + AHEAD < depth {
+                (0..left).for_each(|i| prefetch(src.at(first + i, k + AHEAD).at));
+            }
             // SAFETY: the caller's promise. What is written beyond a width of 6 is overwritten by the next k.
             unsafe {
                 K::transpose(src.at(first, k).at, src.line_stride, left, dst.add(k * width + first), width)
@@ -117,4 +139,17 @@ unsafe fn transpose<K: Kernel<T::Acc>, T: Elem>(
             }
         }
     }
+}
+
+/// Asks for a cache line that will be read.
+#[inline(always)]
+pub(super) fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch changes nothing but speed, at any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }

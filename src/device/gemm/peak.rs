@@ -1,6 +1,7 @@
 //! What the machine can do at most: multiply-adds on registers alone.
 
-use crate::device::{Pool, Real, simd};
+use super::kernel::{Kernel, Portable, Work};
+use crate::device::{Pool, Real};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -15,22 +16,26 @@ pub fn peak(pool: &Pool) -> f64 {
     let flops = (threads * STEPS * SUMS * 16 * 2) as f64;
     let attempt = || {
         let start = Instant::now();
-        pool.run(threads, |_| simd(multiply_adds));
+        pool.run(threads, |_| <Portable as Kernel<f32>>::enter(MultiplyAdds));
         flops / start.elapsed().as_secs_f64() / 1e9
     };
     (0..20).map(|_| attempt()).fold(0.0, f64::max)
 }
 
-#[inline(always)]
-fn multiply_adds() {
-    let mut sums = [[1.0f32; 16]; SUMS];
-    let x = black_box([0.5f32; 16]);
-    for _ in 0..STEPS {
-        for sums in &mut sums {
-            for (sum, &x) in sums.iter_mut().zip(&x) {
-                *sum = Real::mul_add(*sum, x, x);
+struct MultiplyAdds;
+
+impl Work for MultiplyAdds {
+    #[inline(always)]
+    fn run(self) {
+        let mut sums = [[1.0f32; 16]; SUMS];
+        let x = black_box([0.5f32; 16]);
+        for _ in 0..STEPS {
+            for sums in &mut sums {
+                for (sum, &x) in sums.iter_mut().zip(&x) {
+                    *sum = Real::mul_add(*sum, x, x);
+                }
             }
         }
+        black_box(sums);
     }
-    black_box(sums);
 }

@@ -1,6 +1,7 @@
 //! What happens to a finished tile: added to the sums of earlier blocks of K, through the epilogue, into c.
 
-use super::Out;
+use super::pack::prefetch;
+use super::{Epilogue, Out};
 use crate::device::Elem;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,7 +31,7 @@ pub(super) struct Target<'a, C: Elem, E> {
     pub(super) col: usize,
 }
 
-impl<C: Elem, E: Fn(usize, usize, &mut [C::Acc])> Target<'_, C, E> {
+impl<C: Elem, E: Epilogue<C::Acc>> Target<'_, C, E> {
     /// Stores the tile (rows, cols) with this pitch at (row, col) of the block.
     ///
     /// # Safety
@@ -52,8 +53,16 @@ impl<C: Elem, E: Fn(usize, usize, &mut [C::Acc])> Target<'_, C, E> {
             unsafe {
                 match self.step {
                     Step::Begin => sums.copy_from_nonoverlapping(x.as_ptr(), cols),
-                    Step::More => (0..cols).for_each(|j| *sums.add(j) += x[j]),
-                    Step::Last => (0..cols).for_each(|j| x[j] = *sums.add(j) + x[j]),
+                    Step::More => {
+                        for (j, x) in x.iter_mut().enumerate() {
+                            *sums.add(j) += *x
+                        }
+                    }
+                    Step::Last => {
+                        for (j, x) in x.iter_mut().enumerate() {
+                            *x = *sums.add(j) + *x
+                        }
+                    }
                     Step::Only => {}
                 }
             }
@@ -61,14 +70,22 @@ impl<C: Elem, E: Fn(usize, usize, &mut [C::Acc])> Target<'_, C, E> {
                 continue;
             }
             if let Some(epilogue) = self.epilogue {
-                epilogue(self.row + row + i, self.col + col, x);
+                epilogue.finish(self.row + row + i, self.col + col, x);
             }
             let c = self.c.wrapping_add((row + i) * self.c_pitch + col);
             // SAFETY: the caller's promise.
             unsafe {
                 match self.out {
-                    Out::Store => (0..cols).for_each(|j| *c.add(j) = C::store(x[j])),
-                    Out::Add => (0..cols).for_each(|j| *c.add(j) = C::store((*c.add(j)).load() + x[j])),
+                    Out::Store => {
+                        for (j, x) in x.iter_mut().enumerate() {
+                            *c.add(j) = C::store(*x)
+                        }
+                    }
+                    Out::Add => {
+                        for (j, x) in x.iter_mut().enumerate() {
+                            *c.add(j) = C::store((*c.add(j)).load() + *x)
+                        }
+                    }
                 }
             }
         }
@@ -77,16 +94,11 @@ impl<C: Elem, E: Fn(usize, usize, &mut [C::Acc])> Target<'_, C, E> {
     /// Asks for the lines that `take` will read, so that they arrive while the tile is computed.
     #[inline(always)]
     pub(super) fn prefetch(&self, row: usize, rows: usize, col: usize) {
-        #[cfg(target_arch = "x86_64")]
         for i in row..row + rows {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let c: *const i8 = self.c.wrapping_add(i * self.c_pitch + col).cast();
+            let c = self.c.wrapping_add(i * self.c_pitch + col).cast::<u8>();
             for line in 0..3 {
-                // SAFETY: a prefetch has no effect but on speed, at any address.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(64 * line)) };
+                prefetch(c.wrapping_add(64 * line));
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (row, rows, col);
     }
 }

@@ -3,7 +3,7 @@
 //! 8 × 48 is 24 accumulators of 16 lanes: each k costs 3 loads and 8 broadcasts for 24 multiply-adds, which one load
 //! port with half the width of the multiply-adders can feed (Zen 4), and covers the latency of two of them (Intel).
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, Work};
 use crate::device::{DType, Elem, Real};
 use std::arch::x86_64::*;
 
@@ -81,13 +81,13 @@ impl<R: Real> Kernel<R> for Avx512 {
     const LANES: usize = 16;
 
     #[inline(always)]
-    fn enter<T>(f: impl FnOnce() -> T) -> T {
+    fn enter(work: impl Work) {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-        fn inner<T>(f: impl FnOnce() -> T) -> T {
-            f()
+        fn inner(work: impl Work) {
+            work.run()
         }
         // SAFETY: this kernel is chosen only where `simd::isa` found these features.
-        unsafe { inner(f) }
+        unsafe { inner(work) }
     }
 
     #[inline(always)]
@@ -129,13 +129,13 @@ impl<R: Real> Kernel<R> for Avx2 {
     const LANES: usize = 8;
 
     #[inline(always)]
-    fn enter<T>(f: impl FnOnce() -> T) -> T {
+    fn enter(work: impl Work) {
         #[target_feature(enable = "avx2,fma")]
-        fn inner<T>(f: impl FnOnce() -> T) -> T {
-            f()
+        fn inner(work: impl Work) {
+            work.run()
         }
         // SAFETY: this kernel is chosen only where `simd::isa` found these features.
-        unsafe { inner(f) }
+        unsafe { inner(work) }
     }
 
     #[inline(always)]

@@ -1,0 +1,137 @@
+//! `generate RUN --prompt TEXT`: continues a text with a model of the byte vocabulary.
+
+use crate::checkpoint::Values;
+use crate::comm::Mesh;
+use crate::config::{OptimConfig, OptimKind};
+use crate::data::{BYTE_END, Tokenizer};
+use crate::device::{DType, Device};
+use crate::rng::Philox;
+use crate::tape::{At, Recompute, Seq};
+use crate::train::replica::{Plan, Replica};
+use crate::train::step::forward;
+use crate::{Error, Result};
+use std::io::Write;
+
+#[derive(clap::Args)]
+pub struct Generate {
+    /// Run directory or checkpoint, PATH or PATH@STEP
+    from: String,
+    #[arg(long, default_value = "")]
+    prompt: String,
+    /// Tokens to add at most; the end of a document ends earlier
+    #[arg(long, default_value_t = 200)]
+    tokens: usize,
+    /// 0 takes the likeliest token
+    #[arg(long, default_value_t = 0.8)]
+    temperature: f64,
+    /// Draw from the k likeliest tokens only
+    #[arg(long)]
+    top_k: Option<usize>,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Tokens of context [default: what the model was trained with]
+    #[arg(long)]
+    context: Option<usize>,
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+impl Generate {
+    pub fn run(self) -> Result<()> {
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            let problem = format!("{} is not a temperature", self.temperature);
+            return Err(Error::config("generate", "--temperature", problem, "give 0 or more"));
+        }
+        let checkpoint = super::open_checkpoint(&self.from)?;
+        let meta = &checkpoint.manifest().meta;
+        if meta.tokenizer_hash != format!("{:016x}", Tokenizer::byte().hash) {
+            return Err(Error::checkpoint(
+                checkpoint.path(),
+                format!("the model was trained with tokenizer {}, not with bytes", meta.tokenizer_hash),
+                "only byte-level models can be sampled as text",
+            ));
+        }
+        if !meta.model.causal {
+            let problem = "the model sees both directions";
+            return Err(Error::checkpoint(checkpoint.path(), problem, "only causal models generate"));
+        }
+        let context = self.context.unwrap_or(meta.model.max_positions).clamp(1, meta.model.max_positions);
+        let threads = self.threads.or(std::thread::available_parallelism().ok().map(|n| n.get()));
+        let optim = OptimConfig { kind: OptimKind::Sgd { weight_decay: 0.0 }, clip: None, groups: vec![] };
+        let plan = Plan {
+            model: &meta.model,
+            optim: &optim,
+            dtype: DType::F32,
+            recompute: Recompute::Keep,
+            zero: 0,
+            seq_len: context,
+        };
+        let mut r = Replica::new(Device::cpu(threads.unwrap_or(1)), Mesh::solo(), &plan);
+        r.params.fill(&r.dev, &checkpoint.weights(Values::Master))?;
+
+        // A document begins after the end of another.
+        let mut ids = vec![BYTE_END];
+        ids.extend(self.prompt.bytes().map(u32::from));
+        let random = Philox::new(self.seed, "generate");
+        let mut out = std::io::stdout().lock();
+        let mut put = |bytes: &[u8]| {
+            // A closed pipe only ends the listening, not the program.
+            let _ = out.write_all(bytes).and_then(|()| out.flush());
+        };
+        put(self.prompt.as_bytes());
+        for i in 0..self.tokens {
+            let window = &ids[ids.len().saturating_sub(context)..];
+            let logits = last_logits(&r, window)?;
+            let id = self.draw(&logits, random.uniform(i as u64, 0));
+            if id == BYTE_END {
+                break;
+            }
+            put(&[id as u8]);
+            ids.push(id);
+        }
+        put(b"\n");
+        Ok(())
+    }
+
+    /// One token out of softmax(logits / temperature), cut to the k likeliest; u in (0, 1).
+    fn draw(&self, logits: &[f32], u: f64) -> u32 {
+        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+        order.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
+        if self.temperature == 0.0 {
+            return order[0];
+        }
+        order.truncate(self.top_k.unwrap_or(usize::MAX).max(1));
+        let top = logits[order[0] as usize] as f64;
+        let weight = |id: &u32| ((logits[*id as usize] as f64 - top) / self.temperature).exp();
+        let mut left = u * order.iter().map(weight).sum::<f64>();
+        for id in &order {
+            left -= weight(id);
+            if left <= 0.0 {
+                return *id;
+            }
+        }
+        order[order.len() - 1]
+    }
+}
+
+/// Logits (V) after the last token of one row.
+fn last_logits(r: &Replica, tokens: &[u32]) -> Result<Vec<f32>> {
+    let seq = Seq::packed(tokens, &[tokens.len()]);
+    let (_, h) = forward(r, &seq, At::default(), false)?;
+    let c = h.cols();
+    let last = crate::tensor::Tensor::from_slice(
+        &r.dev,
+        1,
+        c,
+        &h.data::<f32>()[h.len() - c..],
+        crate::device::Category::Activations,
+    );
+    let logits = r.net.head.logits(&r.dev, r.mesh.tp.as_ref(), &r.params, &r.net.embed, &last)?;
+    Ok(logits.data::<f32>().to_vec())
+}
+
+/// Bytes as text; the end of a document as a blank line.
+pub fn text(ids: &[u32]) -> String {
+    let bytes: Vec<u8> = ids.iter().map(|&id| if id == BYTE_END { b'\n' } else { id as u8 }).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}

@@ -1,0 +1,81 @@
+//! One register of numbers, so that the product of tiles is written once: the compiler does not reliably keep a block
+//! of accumulators in registers when it has to find the vectors itself.
+
+use super::gemm::LANES;
+use crate::device::Real;
+
+/// # Safety
+/// Pointers must allow `WIDTH` elements, of any alignment, and the machine must have the instructions.
+pub trait Vector: Copy {
+    type Item: Real;
+    const WIDTH: usize;
+    unsafe fn splat(x: Self::Item) -> Self;
+    unsafe fn load(from: *const Self::Item) -> Self;
+    unsafe fn store(self, to: *mut Self::Item);
+    /// self + a·b, rounded once.
+    unsafe fn fma(self, a: Self, b: Self) -> Self;
+}
+
+/// For any number and machine.
+#[derive(Clone, Copy)]
+pub struct Portable<A>([A; LANES]);
+
+impl<A: Real> Vector for Portable<A> {
+    type Item = A;
+    const WIDTH: usize = LANES;
+    #[inline(always)]
+    unsafe fn splat(x: A) -> Self {
+        Portable([x; LANES])
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const A) -> Self {
+        // SAFETY: the caller's pointer allows LANES elements; they are aligned as elements.
+        Portable(unsafe { *(from as *const [A; LANES]) })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut A) {
+        // SAFETY: as in load.
+        unsafe { *(to as *mut [A; LANES]) = self.0 }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, a: Self, b: Self) -> Self {
+        Portable(std::array::from_fn(|l| a.0[l].mul_add(b.0[l], self.0[l])))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Vector;
+    use std::arch::x86_64::*;
+
+    macro_rules! register {
+        ($name:ident, $width:expr, $splat:ident, $load:ident, $store:ident, $fma:ident) => {
+            impl Vector for $name {
+                type Item = f32;
+                const WIDTH: usize = $width;
+                #[inline(always)]
+                unsafe fn splat(x: f32) -> Self {
+                    // SAFETY: the caller says that the machine has the instruction.
+                    unsafe { $splat(x) }
+                }
+                #[inline(always)]
+                unsafe fn load(from: *const f32) -> Self {
+                    // SAFETY: as above, and the pointer allows WIDTH elements.
+                    unsafe { $load(from) }
+                }
+                #[inline(always)]
+                unsafe fn store(self, to: *mut f32) {
+                    // SAFETY: as in load.
+                    unsafe { $store(to, self) }
+                }
+                #[inline(always)]
+                unsafe fn fma(self, a: Self, b: Self) -> Self {
+                    // SAFETY: as in splat.
+                    unsafe { $fma(a, b, self) }
+                }
+            }
+        };
+    }
+    register!(__m512, 16, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps);
+    register!(__m256, 8, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps);
+}

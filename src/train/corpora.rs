@@ -1,0 +1,123 @@
+//! The corpora of a run, opened and checked, and the sampler of a phase.
+
+use super::step::MicroBatch;
+use crate::config::{Attention, Cursor, RunConfig};
+use crate::data::{self, Batch, Corpus, Domain, Entry, Ledger, Sampler};
+use crate::tape::Seq;
+use crate::{Error, Result};
+use std::sync::Arc;
+
+/// All corpora of the run file, in its order. Refuses a vocabulary that the model does not have.
+pub fn open(config: &RunConfig) -> Result<Vec<Domain>> {
+    let mut domains: Vec<Domain> = vec![];
+    for (name, d) in &config.data {
+        let corpus = Arc::new(Corpus::open(&d.path)?);
+        if corpus.vocab() as usize > config.model.vocab {
+            return Err(Error::data(
+                &d.path,
+                format!(
+                    "corpus \"{name}\" has token ids below {}, the model's vocabulary is {}",
+                    corpus.vocab(),
+                    config.model.vocab
+                ),
+                format!("set model.vocab = {} or more", corpus.vocab()),
+            ));
+        }
+        if let Some(first) = domains.first() {
+            let (a, b) = (&first.corpus.meta().tokenizer.hash, &corpus.meta().tokenizer.hash);
+            if a != b {
+                return Err(Error::data(
+                    &d.path,
+                    format!(
+                        "corpus \"{name}\" was made with tokenizer {b}, corpus \"{}\" with {a}",
+                        first.name
+                    ),
+                    "build all corpora of a run with one tokenizer",
+                ));
+            }
+        }
+        domains.push(Domain { name: name.clone(), corpus, holdout: d.holdout, max_epochs: d.max_epochs });
+    }
+    Ok(domains)
+}
+
+/// The first phase of those whose cursor goes on without a break to phase `phase`, and the samples before each.
+fn chain(config: &RunConfig, phase: usize) -> usize {
+    (1..=phase).rev().find(|&p| config.phases[p].cursor == Cursor::New).unwrap_or(0)
+}
+
+/// Samples that the cursor has passed when phase `phase` begins.
+pub fn first_sample(config: &RunConfig, phase: usize) -> u64 {
+    (chain(config, phase)..phase).map(|p| config.phases[p].steps * config.phases[p].global_batch as u64).sum()
+}
+
+/// The order of data in phase `phase`: a function of the run file and the seed.
+pub fn sampler(config: &RunConfig, domains: &[Domain], phase: usize) -> Result<Sampler> {
+    let first = chain(config, phase);
+    let end = (phase + 1..config.phases.len())
+        .find(|&p| config.phases[p].cursor == Cursor::New)
+        .unwrap_or(config.phases.len());
+    let entries = (first..end)
+        .map(|p| Entry { first_sample: first_sample(config, p), weights: config.phases[p].mix.clone() })
+        .collect();
+    let p = &config.phases[phase];
+    let attention = match p.attention {
+        Attention::Document => data::Attention::Document,
+        Attention::Full => data::Attention::Full,
+    };
+    let sampler = Sampler::new(config.run.seed, p.seq_len, attention, domains.to_vec(), Ledger { entries })?;
+    sampler.check_budget(first_sample(config, phase) + p.steps * p.global_batch as u64)?;
+    Ok(sampler)
+}
+
+impl From<Batch> for MicroBatch {
+    fn from(b: Batch) -> MicroBatch {
+        let seq = Seq {
+            rows: b.rows,
+            seq_len: b.seq_len,
+            tokens: b.tokens,
+            positions: b.positions,
+            cu_seqlens: b.cu_seqlens,
+            token_types: b.token_types.unwrap_or_default(),
+            sample_ids: b.sample_ids,
+        };
+        MicroBatch { seq, targets: b.targets, weights: b.weights, domains: b.domains }
+    }
+}
+
+/// How an update's sequences fall to dp ranks and micro-batches: sample first + (m·P + r)·micro + i.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Split {
+    pub dp_rank: usize,
+    pub dp_size: usize,
+    pub micro_batch: usize,
+    pub micro_steps: usize,
+}
+
+/// Tokens in a micro-batch when the run file leaves its size open: enough for matrix products to be efficient.
+const MICRO_TOKENS: usize = 8192;
+
+impl Split {
+    /// `global_batch` divides as the run file was checked to.
+    pub fn new(dp: (usize, usize), micro: Option<usize>, global_batch: usize, seq_len: usize) -> Split {
+        let each = global_batch / dp.1;
+        let fits = |n: &usize| each.is_multiple_of(*n) && (n * seq_len <= MICRO_TOKENS || *n == 1);
+        let micro_batch = micro.unwrap_or_else(|| (1..=each).rev().find(fits).unwrap_or(1));
+        Split { dp_rank: dp.0, dp_size: dp.1, micro_batch, micro_steps: each / micro_batch }
+    }
+
+    /// The micro-batches of this rank in the update whose first sample is `first`.
+    pub fn draw(&self, sampler: &mut Sampler, first: u64) -> Result<Vec<MicroBatch>> {
+        (0..self.micro_steps)
+            .map(|m| {
+                let own = (m * self.dp_size + self.dp_rank) * self.micro_batch;
+                sampler.batch(first + own as u64, self.micro_batch).map(MicroBatch::from)
+            })
+            .collect()
+    }
+}
+
+/// Σ weights of the targets.
+pub fn weight_sum(batches: &[MicroBatch]) -> f64 {
+    batches.iter().flat_map(|b| &b.weights).map(|w| *w as f64).sum()
+}

@@ -1,0 +1,40 @@
+//! Loss on text that is not trained on: mean nats per token and, where the tokenizer's bytes are known, bits per byte.
+
+use super::replica::Replica;
+use super::step::{MicroBatch, evaluate};
+use crate::Result;
+use crate::comm::Reduce;
+use crate::data::HeldOut;
+use crate::device::{Category, DType};
+use crate::tape::At;
+use crate::tensor::Tensor;
+
+#[derive(Clone, Debug)]
+pub struct EvalResult {
+    pub nll_token: f64,
+    pub bits_byte: Option<f64>,
+    pub tokens: u64,
+}
+
+/// Batches of `rows` are dealt to the dp ranks in turn. Collective over all ranks.
+pub fn run(r: &mut Replica, held: &HeldOut, rows: usize, step: u64) -> Result<EvalResult> {
+    let (dp, tp) = (r.mesh.dp.clone(), r.mesh.tp.clone());
+    let batches: Vec<MicroBatch> =
+        held.batches(rows).map(|b| b.map(MicroBatch::from)).collect::<Result<_>>()?;
+    // Sums by batch, so that the total does not depend on who had which.
+    let mut sums = Tensor::zeros(&r.dev, batches.len(), 2, DType::F64, Category::Comm);
+    for (i, batch) in batches.iter().enumerate() {
+        if i % dp.size() == dp.rank() {
+            let nll = evaluate(r, batch, At { step, layer: 0 })?;
+            if tp.rank() == 0 {
+                let weighted = batch.weights.iter().zip(&nll).map(|(w, l)| *w as f64 * *l as f64);
+                sums.data_mut::<f64>()[2 * i] = weighted.sum();
+                sums.data_mut::<f64>()[2 * i + 1] = batch.weights.iter().map(|w| *w as f64).sum();
+            }
+        }
+    }
+    let sums = r.mesh.world.all_reduce(sums, Reduce::Sum, "evaluation")?.wait()?;
+    let (nll, weight) = sums.data::<f64>().chunks(2).fold((0.0, 0.0), |(a, b), s| (a + s[0], b + s[1]));
+    let bits_byte = held.bytes().map(|bytes| nll / std::f64::consts::LN_2 / bytes as f64);
+    Ok(EvalResult { nll_token: nll / weight, bits_byte, tokens: weight as u64 })
+}

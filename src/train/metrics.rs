@@ -1,0 +1,68 @@
+//! `metrics.jsonl`: one JSON object a line, appended only. Every row has v, attempt, kind, step, phase, t_s; of
+//! several rows for one step (after a crash and a resume) the highest attempt counts.
+
+use crate::{Error, Result};
+use serde_json::{Map, Value, json};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+pub struct Metrics {
+    path: PathBuf,
+    file: File,
+    attempt: u64,
+    start: Instant,
+}
+
+impl Metrics {
+    /// Appends to DIR/metrics.jsonl; the attempt is one more than the highest in it.
+    pub fn open(dir: &Path) -> Result<Metrics> {
+        let path = dir.join("metrics.jsonl");
+        let attempt = match File::open(&path) {
+            Ok(old) => BufReader::new(old)
+                .lines()
+                .map_while(|line| line.ok())
+                .filter_map(|line| serde_json::from_str::<Value>(&line).ok()?.get("attempt")?.as_u64())
+                .max()
+                .map_or(0, |most| most + 1),
+            Err(_) => 0,
+        };
+        let open = File::options().create(true).append(true).read(true).open(&path);
+        let mut file = open.map_err(Error::io(&path, "open"))?;
+        // A kill may have left half a line.
+        if !ends_with_newline(&path) {
+            file.write_all(b"\n").map_err(Error::io(&path, "append to"))?;
+        }
+        Ok(Metrics { path, file, attempt, start: Instant::now() })
+    }
+
+    /// Appends one row; `fields` must be an object.
+    pub fn write(&mut self, kind: &str, step: u64, phase: &str, fields: Value) -> Result<()> {
+        let mut row = Map::new();
+        row.insert("v".into(), json!(1));
+        row.insert("attempt".into(), json!(self.attempt));
+        row.insert("kind".into(), json!(kind));
+        row.insert("step".into(), json!(step));
+        row.insert("phase".into(), json!(phase));
+        row.insert("t_s".into(), json!((self.start.elapsed().as_secs_f64() * 1e3).round() / 1e3));
+        if let Value::Object(fields) = fields {
+            row.extend(fields);
+        }
+        let mut line = Value::Object(row).to_string();
+        line.push('\n');
+        self.file.write_all(line.as_bytes()).map_err(Error::io(&self.path, "append to"))
+    }
+}
+
+fn ends_with_newline(path: &Path) -> bool {
+    use std::io::{Read, Seek, SeekFrom};
+    let last = || -> std::io::Result<u8> {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::End(-1))?;
+        let mut byte = [0];
+        file.read_exact(&mut byte)?;
+        Ok(byte[0])
+    };
+    last().map_or(true, |b| b == b'\n') // an empty file has no last byte
+}

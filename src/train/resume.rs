@@ -1,0 +1,173 @@
+//! Where a run begins: its own newest checkpoint, another run's weights, a Hugging Face directory, or nothing.
+
+use super::position::Position;
+use super::replica::Replica;
+use crate::checkpoint::{self, Checkpoint, Clocks, CorpusId, Meta, SaveState, Saved, Values};
+use crate::config::{Every, Init, Precision, RunConfig};
+use crate::data::Domain;
+use crate::hf::HfSource;
+use crate::params::{Dp, RandomInit, TensorSource};
+use crate::{Error, Result};
+use std::path::{Path, PathBuf};
+
+/// What was found, the same for all ranks.
+pub enum Start {
+    Fresh(Origin),
+    Resume(Box<Checkpoint>, Position),
+}
+
+/// Where the weights of a new run come from.
+pub enum Origin {
+    Random,
+    Checkpoint(Box<Checkpoint>),
+    HuggingFace(Box<HfSource>),
+}
+
+impl Start {
+    /// The update at which a checkpoint of this run lies on disk.
+    pub fn step(&self) -> Option<u64> {
+        match self {
+            Start::Fresh(_) => None,
+            Start::Resume(_, position) => Some(position.update),
+        }
+    }
+}
+
+impl std::fmt::Display for Start {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Start::Fresh(Origin::Random) => write!(f, "new run, random weights"),
+            Start::Fresh(Origin::Checkpoint(c)) => write!(f, "new run, weights of {}", c.path().display()),
+            Start::Fresh(Origin::HuggingFace(s)) => write!(f, "new run, weights of {}", s.dir().display()),
+            Start::Resume(c, p) => write!(f, "resuming at step {} from {}", p.update, c.path().display()),
+        }
+    }
+}
+
+/// Looks for a checkpoint of this run, else for what `run.init` names, and checks that it fits. Nothing is written.
+pub fn find(config: &RunConfig, domains: &[Domain]) -> Result<Start> {
+    let dir = config.run.dir.join("ckpt");
+    if let Some(path) = checkpoint::newest(&dir)? {
+        let c = Checkpoint::open(&path)?;
+        let position = check_resume(config, domains, &c)?;
+        return Ok(Start::Resume(Box::new(c), position));
+    }
+    let origin = match &config.run.init {
+        Init::Random => Origin::Random,
+        Init::Checkpoint { path, step } => {
+            let path = checkpoint::resolve(path, *step)?;
+            let c = Checkpoint::open(&path)?;
+            Origin::Checkpoint(Box::new(c))
+        }
+        Init::HuggingFace(dir) => Origin::HuggingFace(Box::new(HfSource::open(dir)?)),
+    };
+    Ok(Start::Fresh(origin))
+}
+
+/// A resume may change what does not change results; everything else is a new run.
+fn check_resume(config: &RunConfig, domains: &[Domain], c: &Checkpoint) -> Result<Position> {
+    let meta = &c.manifest().meta;
+    let old = RunConfig::load(&c.path().join("run.toml"), &[])?;
+    config.check_resume(&old)?;
+    for (domain, CorpusId { name, hash }) in domains.iter().zip(&meta.corpora) {
+        let now = format!("{:016x}", domain.corpus.hash());
+        if now != *hash {
+            return Err(Error::data(
+                domain.corpus.prefix(),
+                format!("corpus \"{name}\" is not the one this run began with: {now}, it was {hash}"),
+                "restore it, or start a new run with another run.dir",
+            ));
+        }
+    }
+    let position = Position { update: meta.clocks.update, phase: meta.phase, phase_step: meta.phase_step };
+    Ok(position.normalised(config))
+}
+
+/// Fills weights (and, on a resume, optimizer state) of this rank.
+pub fn load(config: &RunConfig, start: &Start, r: &mut Replica) -> Result<Position> {
+    let random = RandomInit { seed: config.run.seed };
+    let fill = |r: &mut Replica, source: &dyn TensorSource| r.params.fill(&r.dev, source);
+    match start {
+        Start::Fresh(Origin::Random) => fill(r, &random)?,
+        Start::Fresh(Origin::Checkpoint(c)) => fill(r, &c.weights(Values::Master))?,
+        Start::Fresh(Origin::HuggingFace(source)) => fill(r, source.as_ref())?,
+        Start::Resume(c, position) => {
+            fill(r, &c.weights(Values::Stored))?;
+            c.load_optimizer(&mut r.params, &mut r.optim)?;
+            return Ok(*position);
+        }
+    }
+    Ok(Position::default())
+}
+
+/// Writes a checkpoint. Collective over all ranks.
+pub fn save(
+    config: &RunConfig,
+    domains: &[Domain],
+    r: &Replica,
+    position: Position,
+    lr: f64,
+) -> Result<Saved> {
+    let dir = config.run.dir.join("ckpt");
+    let meta = Meta {
+        clocks: Clocks {
+            update: position.update,
+            adam_t: r.optim.t,
+            schedule: position.schedule(config),
+            sample: position.sample(config),
+        },
+        phase: position.phase,
+        phase_step: position.phase_step,
+        lr,
+        ledger: ledger(config),
+        data: serde_json::Value::Null,
+        corpora: domains.iter().map(corpus_id).collect(),
+        tokenizer_hash: domains
+            .first()
+            .map_or(String::new(), |d| format!("{:016x}", d.corpus.meta().tokenizer.hash)),
+        seed: config.run.seed,
+        config_hash: format!("{:016x}", config.hash()),
+        dtype: match config.run.dtype {
+            Precision::F32 => "f32".into(),
+            Precision::Bf16 => "bf16".into(),
+        },
+        model: config.model.clone(),
+        git: crate::GIT.into(),
+    };
+    let mesh = &r.mesh;
+    let state = SaveState {
+        params: &r.params,
+        optim: Some(&r.optim),
+        tp: (mesh.tp.rank(), mesh.tp.size()),
+        dp: Dp { rank: mesh.dp.rank(), size: mesh.dp.size(), zero: r.zero },
+    };
+    let world = &mesh.world;
+    let barrier = || world.barrier("checkpoint");
+    let run_toml = config.resolved_toml();
+    let saved = checkpoint::save(&dir, &state, &meta, &[("run.toml", &run_toml)], &barrier)?;
+    if world.rank() == 0 {
+        let keep = match config.checkpoint.keep_every {
+            Some(Every::Steps(n)) => Some(n),
+            Some(Every::Minutes(_)) | None => None,
+        };
+        checkpoint::prune(&dir, config.checkpoint.keep_last, keep)?;
+    }
+    world.barrier("checkpoint pruned")?;
+    Ok(saved)
+}
+
+fn corpus_id(d: &Domain) -> CorpusId {
+    CorpusId { name: d.name.clone(), hash: format!("{:016x}", d.corpus.hash()) }
+}
+
+/// The mix of each phase by its first sample, for the record.
+fn ledger(config: &RunConfig) -> serde_json::Value {
+    let entry = |(i, p): (usize, &crate::config::PhaseConfig)| serde_json::json!({ "first_sample": super::corpora::first_sample(config, i), "weights": p.mix });
+    config.phases.iter().enumerate().map(entry).collect()
+}
+
+/// RUN/run.toml, complete: `train` accepts it as it is.
+pub fn write_run_file(config: &RunConfig) -> Result<()> {
+    let path: PathBuf = Path::new(&config.run.dir).join("run.toml");
+    std::fs::write(&path, config.resolved_toml()).map_err(Error::io(&path, "write"))
+}

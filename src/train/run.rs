@@ -1,0 +1,360 @@
+//! A run: set up every rank, then phase by phase, update by update, to the end or to a signal.
+
+use super::corpora::{self, Split};
+use super::evaluate::{self, EvalResult};
+use super::metrics::Metrics;
+use super::position::Position;
+use super::progress::Progress;
+use super::replica::{Plan, Replica};
+use super::resume;
+use super::signal;
+use super::step::{MicroBatch, Outcome, Update, step};
+use super::vote::{Ballot, Vote};
+use crate::comm::{Mesh, World, run_ranks};
+use crate::config::{self, Every, OptimState, PhaseConfig, Precision, RunConfig};
+use crate::data::{Domain, HeldOut};
+use crate::device::{DType, Device};
+use crate::model::Network;
+use crate::params::Dp;
+use crate::tape::Recompute;
+use crate::{Error, Result};
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+/// How the run was started.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// Ranks as threads of this process.
+    pub ranks: usize,
+    /// Threads of each rank; None divides the machine's cores.
+    pub threads: Option<usize>,
+    /// How long a collective waits for another rank.
+    pub deadline: Duration,
+}
+
+impl Launch {
+    pub fn threads_per_rank(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        self.threads.unwrap_or((cores / self.ranks).max(1))
+    }
+}
+
+/// Trains to the end of the last phase. Errors end all ranks; `Requeue` after a signal, with a checkpoint written.
+pub fn train(config: &RunConfig, launch: &Launch) -> Result<()> {
+    check(config, launch)?;
+    let domains = corpora::open(config)?;
+    std::fs::create_dir_all(&config.run.dir).map_err(Error::io(&config.run.dir, "create"))?;
+    let start = resume::find(config, &domains)?;
+    signal::listen();
+    run_ranks(launch.ranks, launch.deadline, |world| rank_main(config, launch, &domains, &start, world))?;
+    Ok(())
+}
+
+/// What the run file asks that this build, or this model, cannot do. Nothing is opened or written.
+pub fn check(config: &RunConfig, launch: &Launch) -> Result<()> {
+    config.check_ranks(launch.ranks)?;
+    let refuse = |key: &str, problem: &str, remedy: &str| {
+        Err(Error::config(&config.source_file, key, problem, remedy))
+    };
+    if config.model.head == config::Head::Mlm || !config.model.causal {
+        let problem = "training a masked language model is not built yet";
+        return refuse("model", problem, "choose a causal model; BERT models can be imported and exported");
+    }
+    if launch.threads == Some(0) {
+        return Err(Error::launch("--threads 0", "give 1 or more"));
+    }
+    let (_, params) = Network::build(&config.model, &Device::meta(), DType::F32, (0, 1), Dp::SOLO, 1);
+    let names: Vec<&str> = params.iter().map(|(_, p)| p.spec.name.as_str()).collect();
+    config.optim.check_names(&names, &config.source_file)
+}
+
+pub fn plan(config: &RunConfig) -> Plan<'_> {
+    Plan {
+        model: &config.model,
+        optim: &config.optim,
+        dtype: match config.run.dtype {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::Bf16,
+        },
+        recompute: match config.parallel.recompute {
+            config::Recompute::Keep => Recompute::Keep,
+            config::Recompute::Cheap => Recompute::Cheap,
+            config::Recompute::Full => Recompute::Full,
+        },
+        zero: config.parallel.zero,
+        seq_len: config.phases.iter().map(|p| p.seq_len).max().unwrap_or(config.run.seq_len),
+    }
+}
+
+/// One rank's side of a run.
+struct Rank<'a> {
+    config: &'a RunConfig,
+    domains: &'a [Domain],
+    replica: Replica,
+    position: Position,
+    /// Rank 0 only.
+    metrics: Option<Metrics>,
+    progress: Option<Progress>,
+    last_save: Instant,
+    last_eval: Instant,
+    saved_at: Option<u64>,
+}
+
+fn rank_main(
+    config: &RunConfig,
+    launch: &Launch,
+    domains: &[Domain],
+    start: &resume::Start,
+    world: World,
+) -> Result<()> {
+    let mesh = Mesh::new(world, config.parallel.tp)?;
+    let first = mesh.world.rank() == 0;
+    let dev = Device::cpu(launch.threads_per_rank());
+    let mut replica = Replica::new(dev, mesh, &plan(config));
+    let position = resume::load(config, start, &mut replica)?;
+    let mut rank = Rank {
+        config,
+        domains,
+        position,
+        metrics: if first { Some(Metrics::open(&config.run.dir)?) } else { None },
+        progress: first.then(|| Progress::new(Position::total_steps(config))),
+        last_save: Instant::now(),
+        last_eval: Instant::now(),
+        saved_at: start.step(),
+        replica,
+    };
+    if first {
+        resume::write_run_file(config)?;
+        rank.describe(launch, start)?;
+    }
+    let done = rank.phases();
+    if let (Err(e), world) = (&done, &rank.replica.mesh.world)
+        && !matches!(e, Error::Requeue { .. })
+    {
+        world.abort(&e.to_string());
+    }
+    done
+}
+
+impl Rank<'_> {
+    fn phases(&mut self) -> Result<()> {
+        while let Some(phase) = self.config.phases.get(self.position.phase) {
+            self.phase(phase)?;
+            self.position = Position { phase: self.position.phase + 1, phase_step: 0, ..self.position };
+        }
+        if let Some(p) = &self.progress {
+            p.end(self.position.update, &self.config.run.dir);
+        }
+        Ok(())
+    }
+
+    /// The rest of one phase.
+    fn phase(&mut self, phase: &PhaseConfig) -> Result<()> {
+        let Rank { config, position, .. } = *self;
+        if position.phase_step == 0 && position.update > 0 {
+            match phase.optimizer {
+                OptimState::Keep => {}
+                OptimState::Reset => self.replica.optim.reset(),
+                OptimState::KeepV => self.replica.optim.reset_first_moments(),
+            }
+        }
+        self.row("phase", || {
+            let p = position;
+            json!({
+                "name": phase.name,
+                "clocks": { "update": p.update, "schedule": p.schedule(config), "sample": p.sample(config) },
+                "steps": phase.steps, "seq_len": phase.seq_len, "global_batch": phase.global_batch,
+            })
+        })?;
+        let mut sampler = corpora::sampler(config, self.domains, position.phase)?;
+        let held = self.held_out(phase)?;
+        let dp = (self.replica.mesh.dp.rank(), self.replica.mesh.dp.size());
+        let split = Split::new(dp, config.parallel.micro_batch, phase.global_batch, phase.seq_len);
+
+        let first = position.sample(config);
+        let sample = |step: u64| first + (step - position.phase_step) * phase.global_batch as u64;
+        let mut batches = split.draw(&mut sampler, sample(position.phase_step))?;
+        let mut weight_sum = self.say(&batches, 0)?.cast_now(self)?.next_weight_sum;
+        for i in position.phase_step..phase.steps {
+            let drawn = Instant::now();
+            let next = if i + 1 < phase.steps { split.draw(&mut sampler, sample(i + 1))? } else { vec![] };
+            let data_wait = drawn.elapsed();
+            let update = Update {
+                step: self.position.update,
+                lr: phase.lr_at(i),
+                clip: config.optim.clip,
+                weight_sum: weight_sum.max(1e-300),
+            };
+            let ballot = self.say(&next, self.domains.len())?;
+            let began = Instant::now();
+            let outcome = step(&mut self.replica, &batches, &update, ballot)?;
+            let took = began.elapsed();
+            (weight_sum, batches) = (outcome.vote.next_weight_sum, next);
+            self.position =
+                Position { update: self.position.update + 1, phase_step: i + 1, phase: self.position.phase };
+            self.log_step(phase, &update, &outcome, took, data_wait)?;
+            self.after_step(phase, &held, &outcome.vote, i + 1 == phase.steps)?;
+        }
+        Ok(())
+    }
+
+    /// What this rank puts into the vote.
+    fn say(&self, next: &[MicroBatch], domains: usize) -> Result<Ballot> {
+        let mut ballot = Ballot::new(domains);
+        ballot.stop = signal::asked_to_stop();
+        if self.replica.mesh.tp.rank() == 0 {
+            ballot.next_weight_sum = corpora::weight_sum(next);
+        }
+        if self.replica.mesh.world.rank() == 0 {
+            ballot.save = due(self.config.checkpoint.every, self.position.update + 1, self.last_save);
+            let every =
+                self.config.phases.get(self.position.phase).and_then(|p| p.eval.as_ref()).map(|e| e.every);
+            ballot.eval = every.is_some_and(|every| due(every, self.position.update + 1, self.last_eval));
+        }
+        Ok(ballot)
+    }
+
+    /// Evaluation, checkpoint, stop: as all ranks agreed in the vote.
+    fn after_step(&mut self, phase: &PhaseConfig, held: &[HeldOut], vote: &Vote, end: bool) -> Result<()> {
+        if end || vote.eval {
+            self.evaluate(phase, held)?;
+        }
+        if end || vote.save || vote.stop {
+            self.save(phase)?;
+        }
+        if vote.stop && !(end && self.position.phase + 1 == self.config.phases.len()) {
+            return Err(Error::Requeue { step: self.position.update });
+        }
+        Ok(())
+    }
+
+    fn held_out(&self, phase: &PhaseConfig) -> Result<Vec<HeldOut>> {
+        let Some(eval) = &phase.eval else { return Ok(vec![]) };
+        eval.on
+            .iter()
+            .map(|target| {
+                let domain = self.domains.iter().find(|d| d.name == target.corpus);
+                let domain = domain.expect("the run file was checked");
+                HeldOut::new(domain, phase.seq_len, eval.tokens)
+            })
+            .collect()
+    }
+
+    fn evaluate(&mut self, phase: &PhaseConfig, held: &[HeldOut]) -> Result<()> {
+        self.last_eval = Instant::now();
+        for h in held {
+            let rows = (8192 / phase.seq_len).max(1);
+            let result = evaluate::run(&mut self.replica, h, rows, self.position.update)?;
+            let EvalResult { nll_token, bits_byte, tokens } = result;
+            let corpus = format!("{}:heldout", h.domain().name);
+            self.row("eval", || {
+                json!({ "corpus": corpus, "nll_token": nll_token, "bits_byte": bits_byte, "tokens": tokens })
+            })?;
+            if let Some(p) = &self.progress {
+                p.eval(self.position.update, &corpus, &result);
+            }
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, phase: &PhaseConfig) -> Result<()> {
+        if self.saved_at.replace(self.position.update) == Some(self.position.update) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let lr = phase.lr_at(self.position.phase_step.saturating_sub(1));
+        let saved = resume::save(self.config, self.domains, &self.replica, self.position, lr)?;
+        self.last_save = Instant::now();
+        let ms = began.elapsed().as_secs_f64() * 1e3;
+        self.row(
+            "checkpoint",
+            || json!({ "path": saved.path, "bytes": saved.bytes, "blocked_ms": ms, "total_ms": ms }),
+        )?;
+        if let Some(p) = &self.progress {
+            p.saved(self.position.update, &saved.path, began.elapsed());
+        }
+        Ok(())
+    }
+
+    fn row(&mut self, kind: &str, fields: impl FnOnce() -> serde_json::Value) -> Result<()> {
+        let phase = self.config.phases.get(self.position.phase).map_or("", |p| p.name.as_str());
+        match &mut self.metrics {
+            Some(m) => m.write(kind, self.position.update, phase, fields()),
+            None => Ok(()),
+        }
+    }
+
+    fn describe(&mut self, launch: &Launch, start: &resume::Start) -> Result<()> {
+        let (config, mesh) = (self.config, &self.replica.mesh);
+        let model = &config.model;
+        let (dp, tp, params) = (mesh.dp.size(), mesh.tp.size(), model.params());
+        let [full, causal] = [false, true].map(|c| model.flops_per_token(config.run.seq_len, c));
+        if let Some(p) = &mut self.progress {
+            p.begin(config, launch, dp, tp, start);
+            p.flops_per_token = [full, causal];
+        }
+        self.row("run", || {
+            json!({
+                "config_hash": format!("{:016x}", config.hash()), "git": crate::GIT, "host": hostname(),
+                "ranks": dp * tp, "dp": dp, "tp": tp, "zero": config.parallel.zero, "params": params,
+                "flops_per_token_full": full, "flops_per_token_causal": causal,
+                "threads_per_rank": launch.threads_per_rank(),
+            })
+        })
+    }
+
+    fn log_step(
+        &mut self,
+        phase: &PhaseConfig,
+        update: &Update,
+        outcome: &Outcome,
+        took: Duration,
+        data_wait: Duration,
+    ) -> Result<()> {
+        let tokens = (phase.global_batch * phase.seq_len) as f64;
+        let rate = tokens / (took + data_wait).as_secs_f64();
+        let (total, sample) = (self.position.tokens(self.config), self.position.sample(self.config));
+        let memory = self.replica.dev.arena().used();
+        let by_domain: serde_json::Map<_, _> = self
+            .domains
+            .iter()
+            .zip(outcome.vote.loss_by_domain.iter().zip(&outcome.vote.weight_by_domain))
+            .filter(|(_, (_, weight))| **weight > 0.0)
+            .map(|(d, (loss, weight))| (d.name.clone(), json!(loss / weight)))
+            .collect();
+        let traffic = [&self.replica.mesh.dp, &self.replica.mesh.tp].map(|c| c.traffic().bytes());
+        self.row("step", || {
+            json!({
+                "sample": sample, "tokens": total, "loss": outcome.loss, "terms": { "ce": outcome.loss },
+                "grad_norm": outcome.grad_norm, "clip": outcome.clip, "lr": update.lr,
+                "weight_sum": update.weight_sum,
+                "step_ms": took.as_secs_f64() * 1e3, "tokens_per_s": rate,
+                "data_wait_ms": data_wait.as_secs_f64() * 1e3,
+                "comm_bytes_total": { "dp": traffic[0], "tp": traffic[1] },
+                "peak_mem_gib": memory.fresh_bytes as f64 / (1u64 << 30) as f64,
+                "loss_by_domain": by_domain,
+            })
+        })?;
+        if let Some(p) = &mut self.progress {
+            p.step(self.position.update, &phase.name, update, outcome, rate);
+        }
+        Ok(())
+    }
+}
+
+impl Ballot {
+    fn cast_now(self, rank: &Rank) -> Result<Vote> {
+        self.cast(&rank.replica.dev, &rank.replica.mesh)
+    }
+}
+
+fn due(every: Every, update: u64, last: Instant) -> bool {
+    match every {
+        Every::Steps(n) => update.is_multiple_of(n),
+        Every::Minutes(m) => last.elapsed().as_secs_f64() >= 60.0 * m,
+    }
+}
+
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or(String::new(), |s| s.trim().into())
+}

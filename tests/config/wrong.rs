@@ -1,0 +1,160 @@
+//! Each mistake and the sentence it is answered with.
+
+use super::{LEAST, message};
+
+/// A `--set` over `LEAST`, the problem named in the answer, and the remedy.
+const WRONG_SETS: &[(&str, &str, &str)] = &[
+    ("run.seqlen=3", "run.seqlen: unknown key `seqlen`, nearest is `seq_len`", "allowed here: dir, seed"),
+    ("optim.lr=1e-4", "unknown key `lr` here, it belongs in `phase.N.lr`", "adamw, sgd, clip, group"),
+    ("modle.dim=3", "nearest is `model`", "schema, eval"),
+    ("phase.0.lr.0.knid=const", "nearest is `kind`", "phase.0.lr.0.knid"),
+    ("phase.3.tokens=5", "`phase` is a list of 1 and `3` is none of them", "numbered from 0"),
+    ("run.dir.x=1", "`run.dir` is the string \"runs/x\"", "has no `x`"),
+    ("run.seed", "there is no `=`", "--set table.key=value"),
+    ("run..seed=1", "not a dotted path", "--set table.key=value"),
+    ("schema=2", "2 is not known here", "reads 1"),
+    ("run=5", "this is the integer 5", "give a table"),
+    ("run.seq_len=1.5e3", "this is the number 1500.0", "without a fraction or exponent: 1500"),
+    ("run.seq_len=0", "0 is out of range", "from 1"),
+    ("run.seq_len=-4", "-4 is out of range", "from 1"),
+    ("run.seed=true", "this is the boolean true", "whole number"),
+    ("run.seq_len=1024", "longer than the table of learned positions: 512", "model.max_positions = 1024"),
+    ("run.dtype=fp32", "unknown value \"fp32\", nearest is \"f32\"", "allowed: f32, bf16"),
+    ("run.init=checkpoint", "unknown value \"checkpoint\"", "ckpt:PATH@STEP"),
+    ("run.device=cuda", "device = \"cuda\" is not built yet", "use \"auto\" or \"cpu\""),
+    ("run.dropout=0.1", "`dropout` is not built yet", "without dropout"),
+    ("model.preset=gpt2-124", "nearest is \"gpt2-124m\"", "llama-3.2-1b"),
+    ("model.heads=3", "3 heads do not divide dim: 128", "give head_dim"),
+    ("model.kv_heads=4", "4 kv heads do not divide 2 heads", "give one of 1, 2"),
+    ("model.rope.theta=1e6", "positions are not \"rope\"", "leave rope out"),
+    ("model.head=mlm", "needs both directions", "set causal = false"),
+    ("model.norm_eps=0", "0.0 is out of range", "> 0"),
+    ("model.vocab=99999999999", "out of range", "from 1 to"),
+    ("model.dropout=0.1", "`dropout` is not built yet", "without dropout"),
+    ("model.experts=8", "`experts` is not built yet", "dense"),
+    ("data.web.order=megatron", "order = \"megatron\" is not built yet", "use \"stream\""),
+    ("data.web.holdout=1.0", "1.0 is out of range", "less than 1"),
+    ("data.web.max_epochs=0", "0 is out of range", "from 1 to"),
+    ("data.we b={ path = \"x\" }", "\"we b\" is not a name", "letters, digits"),
+    ("data.web=data/web", "this is the string \"data/web\"", "[data.web]"),
+    ("parallel.tp=3", "3 does not divide model.heads: 2", "give one of 1, 2"),
+    ("parallel.zero=2", "zero = 2 is not built yet", "use 0 or 1"),
+    ("parallel.zero=4", "4 is out of range", "from 0 to 3"),
+    ("parallel.sequence_parallel=true", "sequence_parallel = true is not built yet", "false"),
+    ("parallel.accumulate=sharded", "accumulate = \"sharded\" is not built yet", "local"),
+    ("parallel.shard=4 ranks", "shard = \"4 ranks\" is not built yet", "all"),
+    ("parallel.pp=2", "`pp` is not built yet", "use tp"),
+    ("parallel.micro_batch=3", "3 does not divide global_batch: 8", "give one of 1, 2, 4, 8"),
+    ("optim.adamw.moments=bf16", "moments = \"bf16\" is not built yet", "f32"),
+    ("optim.adamw.betas=[0.9, 1.0]", "optim.adamw.betas.1", "less than 1"),
+    ("optim.adamw.betas=[0.9]", "this is a list of 1", "two numbers"),
+    ("optim.adamw.eps=0", "0.0 is out of range", "> 0"),
+    ("optim.clip=-1", "-1.0 is out of range", "\"none\""),
+    ("optim.group=[{ weight_decay = 0.0 }]", "optim.group.0.match", "add `match"),
+    ("optim.group=[{ match = [\"a\"] }]", "changes nothing", "lr_scale"),
+    ("checkpoint.every=500", "this is the integer 500", "\"500 steps\""),
+    ("checkpoint.every=0 steps", "\"0 steps\" is not a cadence", "\"20 min\""),
+    ("checkpoint.keep_last=0", "0 is out of range", "from 1"),
+    ("eval.on=[\"wep\"]", "no corpus `wep` in [data], nearest is `web`", "corpora: web"),
+    ("eval.on=[\"web:heldout\"]", "holds nothing out", "data.web.holdout"),
+    ("eval.on=[\"web:test\"]", "no part \"test\"", "NAME:heldout"),
+    ("phase=[]", "there is no phase", "[[phase]]"),
+    ("phase.0.mix={ wep = 1.0 }", "no corpus `wep`", "corpora: web"),
+    ("phase.0.mix={ web = 0 }", "add up to 0", "weight > 0"),
+    ("phase.0.mix.web=-1", "-1.0 is out of range", "weight from 0"),
+    ("phase.0.lr=3e-4", "a schedule is a list of segments", "kind = \"const\", to = 0.0003"),
+    ("phase.0.lr=[]", "required key is missing", "kind = \"linear\""),
+    ("phase.0.lr.0.frac=0.5", "the segments cover 50 steps of 100", "may leave both out"),
+    ("phase.0.lr.0.steps=101", "need 101 steps of 100", "change"),
+    ("phase.0.lr.0.kind=cos", "nearest is \"cosine\"", "inv-sqrt"),
+    ("phase.0.lr.0.kind=exp", "exp cannot go from 0.0", "above 0"),
+    ("phase.0.lr.0.to=inf", "inf is out of range", "a rate"),
+    ("phase.0.lr.0.to=nan", "NaN is out of range", "a rate"),
+    ("phase.0.schedule=keep", "the first phase has none to keep", "\"new\""),
+    ("phase.0.grow={ to = { layers = 12 } }", "`grow` is not built yet", "keeps its size"),
+    ("phase.0.spdf={ sparsity = 0.75 }", "`spdf` is not built yet", "dense"),
+    ("phase.0.salt={ teacher = \"ckpt:x\" }", "`salt` is not built yet", "without a teacher"),
+];
+
+#[test]
+fn each_wrong_setting_is_answered_with_its_place_and_a_remedy() {
+    for (set, problem, remedy) in WRONG_SETS {
+        let text = message(LEAST, &[set]);
+        assert!(
+            text.contains(problem) && text.contains(remedy),
+            "{set}\n  gives   {text}\n  without {problem} | {remedy}"
+        );
+        assert!(
+            text.starts_with(&format!("--set {set}: "))
+                || text.starts_with("run.toml: phase.0.lr.0 (line 14)"),
+            "{text}"
+        );
+        assert!(!text.contains('\n'), "one sentence: {text}");
+    }
+}
+
+#[test]
+fn each_wrong_file_is_answered_with_file_key_and_line() {
+    let first = |line: &str| LEAST.replacen("schema = 1", line, 1);
+    let run = |line: &str| LEAST.replacen("[run]", &format!("[run]\n{line}"), 1);
+    let phase = |lines: &str| format!("{LEAST}{lines}\n");
+    let second = |lines: &str| phase(&format!("[[phase]]\nname = \"b\"\nsteps = 5\n{lines}"));
+    let table = [
+        (first(""), "run.toml: schema: this required key is missing; add `schema = 1`"),
+        (first("schema = \"1\""), "run.toml: schema (line 2): this is the string \"1\""),
+        (first("schema = 1\nschema = 1"), "line 3: not TOML: duplicate key"),
+        (first("schema = 1\nx y"), "run.toml: line 3: not TOML"),
+        (
+            first("schema = 1\n[modell]\n"),
+            "run.toml: modell (line 3): unknown key `modell`, nearest is `model`",
+        ),
+        (run("sed = 1"), "run.toml: run.sed (line 4): unknown key `sed`, nearest is `seed`"),
+        (run("seed = 99999999999999999999999999999999999999999999"), "line 4: the integer 99999"),
+        (run("seed = 2026-11-23"), "run.seed (line 4): this is a date"),
+        (
+            LEAST.replace("dir = \"runs/x\"\n", ""),
+            "run.dir (line 3): this required key is missing; add `dir =",
+        ),
+        (LEAST.replace("[model]\npreset = \"gpt2-tiny\"", ""), "run.toml: model: there is no model"),
+        (
+            LEAST.replace("preset = \"gpt2-tiny\"", "dim = 64"),
+            "model.layers (line 7): this required key is missing",
+        ),
+        (LEAST.replace("web = { path = \"data/web\" }", ""), "data (line 9): there is no corpus"),
+        (LEAST.replace("[[phase]]", "[phase]"), "phase (line 11): this is a table; give a list"),
+        (LEAST.replace("name = \"main\"", ""), "phase.0.name (line 11): this required key is missing"),
+        (LEAST.replace("steps = 100", ""), "phase.0.tokens (line 11): this required key is missing"),
+        (phase("tokens = 5"), "run.toml: phase.0.steps (line 13): steps and tokens are both given"),
+        (phase("mixx = 3"), "phase.0.mixx (line 15): unknown key `mixx`, nearest is `mix`"),
+        (phase("[optim]\nsgd = {}\nadamw = {}"), "optim.sgd (line 16): adamw and sgd are both given"),
+        (phase("[optim.sgd]\nmomentum = 0.9"), "`momentum` is not built yet"),
+        (phase("optimizer = \"keep_v\"\n[optim.sgd]"), "sgd has no second moments to keep"),
+        (second("lr = [{ kind = \"cosine\" }]"), "phase.1.lr.0.to (line 18): this required key is missing"),
+        (
+            second("schedule = \"keep\"\nlr = [{ kind = \"const\" }]"),
+            "phase.1.lr (line 19): a phase that keeps",
+        ),
+        (
+            second("lr = [{ kind = \"const\" }]\nseq_len = 32"),
+            "phase.1.cursor (line 15): the data cursor cannot be kept when seq_len changes from 64 to 32",
+        ),
+        (second("").replace("\"b\"", "\"main\""), "two phases are called \"main\""),
+        (run("init = \"ckpt:@5\""), "unknown value \"ckpt:@5\""),
+        (
+            LEAST.replace("gpt2-tiny\"", "gpt2-tiny\"\nnorm = \"rms\"\nnorm_bias = true"),
+            "an RMS norm has no bias",
+        ),
+        (
+            LEAST.replace("gpt2-tiny\"", "llama-tiny\"\nhead_dim = 33"),
+            "model.head_dim (line 9): rope rotates pairs",
+        ),
+        (
+            LEAST.replace("gpt2-tiny\"", "bert-tiny\"\ncausal = true"),
+            "model.head (preset bert-tiny): the mlm head needs",
+        ),
+    ];
+    for (text, part) in table {
+        let got = message(&text, &[]);
+        assert!(got.contains(part), "{text}\n  gives   {got}\n  without {part}");
+    }
+}
