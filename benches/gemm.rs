@@ -269,8 +269,11 @@ fn main() {
             .unwrap_or("unknown")
             .trim_start_matches([' ', '\t', ':']);
         let cpus = std::thread::available_parallelism().map_or(0, |n| n.get());
+        let flags = std::env::args().skip(1).filter(|a| a != "--bench").collect::<Vec<_>>().join(" ");
+        let what = if q == 0.0 { "best" } else { "median" };
         let head = format!(
-            "# cargo bench --bench gemm -- --repeats {repeats} --out {dir}\n# {model}, {cpus} cores, GFLOP/s, medians\n"
+            "# cargo bench --bench gemm -- {flags}\n# {model}, {cpus} cores; GFLOP/s, {what} of {repeats}; 1 thread in CPU \
+             time, 2 in wall time\n"
         );
         std::fs::create_dir_all(&dir).expect("the folder of --out can be made");
         std::fs::write(format!("{dir}/gemm.csv"), head + &csv).expect("the folder of --out can be written");
