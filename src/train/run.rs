@@ -253,8 +253,12 @@ impl Rank<'_> {
     fn evaluate(&mut self, phase: &PhaseConfig, held: &[HeldOut]) -> Result<()> {
         self.last_eval = Instant::now();
         for h in held {
-            let rows = (8192 / phase.seq_len).max(1);
-            let result = evaluate::run(&mut self.replica, h, rows, self.position.update)?;
+            let result = evaluate::run(
+                &mut self.replica,
+                h,
+                evaluate::batch_rows(phase.seq_len),
+                self.position.update,
+            )?;
             let EvalResult { nll_token, bits_byte, tokens } = result;
             let all = if h.domain().holdout < 1.0 { ":heldout" } else { "" };
             let corpus = format!("{}{all}", h.domain().name);
