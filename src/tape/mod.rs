@@ -5,6 +5,7 @@
 
 mod cx;
 mod op;
+pub mod profile;
 
 pub use cx::{At, Cx, Grads, ParamId, Seq, Weights};
 pub use op::{Back, Cost, Needs, Op, Shape, Slot};
@@ -77,7 +78,8 @@ impl Tape {
         let mut out: Vec<_> = y.iter().map(|v| self.shapes[v.0].empty(cx.dev)).collect();
         if !cx.dev.is_meta() {
             let x: Vec<_> = x.iter().map(|v| &self.values[v.0]).collect();
-            op.forward(cx, &x, &mut out)?;
+            let what = || (self.label(n, "forward"), self.cost_of(n));
+            profile::time(what, || op.forward(cx, &x, &mut out))?;
         }
         y.iter().zip(out).for_each(|(v, y)| self.values[v.0] = y);
         Ok(())
@@ -85,6 +87,18 @@ impl Tape {
 
     pub fn value(&self, v: Var) -> &Tensor {
         &self.values[v.0]
+    }
+
+    /// Name and widths of op n, for the profile.
+    fn label(&self, n: usize, pass: &str) -> String {
+        let Node { op, x, y, .. } = &self.nodes[n];
+        let cols = |v: Option<&Var>| v.map_or(0, |v| self.shapes[v.0].cols);
+        format!("{} {}->{} {pass}", op.name(), cols(x.first()), cols(y.first()))
+    }
+
+    fn cost_of(&self, n: usize) -> Cost {
+        let x: Vec<_> = self.nodes[n].x.iter().map(|v| self.shapes[v.0]).collect();
+        self.nodes[n].op.cost(&x)
     }
 
     /// What the forward did.
@@ -164,7 +178,8 @@ impl Tape {
             if cx.dev.is_meta() {
                 self.count(cx, n, &mut b);
             } else {
-                op.backward(cx, dw, &mut b)?;
+                let what = || (self.label(n, "backward"), self.cost_of(n).backward());
+                profile::time(what, || op.backward(cx, dw, &mut b))?;
             }
             let dx: Vec<_> = std::mem::take(&mut b.dx);
             drop(b);
