@@ -102,7 +102,12 @@ fn missing_and_damaged_corpora_are_named_with_exit_code_3() {
     refused(&out, 3, &["vocab", "257"], "small vocabulary");
     let bin = std::fs::read(path("bin")).expect("reads");
     std::fs::write(path("bin"), &bin[..bin.len() / 2]).expect("writes");
-    refused(&espalier(dir.path(), &["train", "run.toml"]), 3, &["corpus.idx", ".bin has"], "truncated corpus");
+    refused(
+        &espalier(dir.path(), &["train", "run.toml"]),
+        3,
+        &["corpus.idx", ".bin has"],
+        "truncated corpus",
+    );
     let mut flipped = bin.clone();
     flipped[1000] ^= 4;
     std::fs::write(path("bin"), &flipped).expect("writes");

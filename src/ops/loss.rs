@@ -11,7 +11,7 @@ use crate::Result;
 use crate::comm::{Comm, Reduce};
 use crate::device::gemm::{Mat, MatMut, Out, gemm, gemm_with};
 use crate::device::{Category, DType, Device, Elem, Real, Shared, simd};
-use crate::tape::Shape;
+use crate::tape::{Cost, Shape, profile};
 use crate::tensor::Tensor;
 
 /// Most bytes of logits at a time.
@@ -71,15 +71,28 @@ pub fn cross_entropy<T: Elem>(
         let rows = step.min(n - start);
         let h = &h.data::<T>()[start * c..(start + rows) * c];
         let logits = &mut buffer.data_mut::<T::Acc>()[..rows * v];
-        project(dev, h, vocab, logits, c);
+        let product = |what: &str| {
+            (what.to_string(), Cost { flops: 2.0 * (rows * v * c) as f64, bytes: (rows * v * 4) as f64 })
+        };
+        profile::time(|| product("Loss logits"), || project(dev, h, vocab, logits, c));
         let (range, scale) = (start..start + rows, targets.scale);
         let (ids, weights) = (&targets.ids[range.clone()], &targets.weights[range.clone()]);
-        softmax(dev, tp, logits, vocab, ids, weights, scale, &mut nll[range], back.is_some())?;
+        let passes = || ("Loss softmax".into(), Cost { flops: 0.0, bytes: (rows * v * 20) as f64 });
+        profile::time(passes, || {
+            softmax(dev, tp, logits, vocab, ids, weights, scale, &mut nll[range], back.is_some())
+        })?;
         if let Some((grads, dh)) = &mut back {
             let dl = Mat::new(&*logits, rows, v);
             let dh = &mut dh.data_mut::<T>()[start * c..(start + rows) * c];
-            gemm(dev.pool(), MatMut::new(dh, rows, c), Out::Store, dl, Mat::new(vocab.w, v, c));
-            gemm(dev.pool(), MatMut::new(grads.w, v, c), Out::Add, dl.t(), Mat::new(h, rows, c));
+            let (dh, dw) = (MatMut::new(dh, rows, c), MatMut::new(grads.w, v, c));
+            profile::time(
+                || product("Loss dh"),
+                || gemm(dev.pool(), dh, Out::Store, dl, Mat::new(vocab.w, v, c)),
+            );
+            profile::time(
+                || product("Loss dw"),
+                || gemm(dev.pool(), dw, Out::Add, dl.t(), Mat::new(h, rows, c)),
+            );
             if let Some(bias) = &mut grads.bias {
                 add_column_sums(dev, &*logits, bias);
             }
