@@ -45,10 +45,11 @@ pub struct Targets<'a> {
     pub scale: f64,
 }
 
-/// Rows of logits at a time: from the shape alone.
+/// Rows of logits at a time, from the shape alone: as few chunks as `CHUNK_BYTES` allows, and those of one size.
 pub fn chunk_rows(n: usize, valid: usize, elem: usize) -> usize {
-    let rows = CHUNK_BYTES / (valid.max(1) * elem);
-    (rows / 64 * 64).clamp(64, n.max(64)).min(n.max(1))
+    let most = (CHUNK_BYTES / (valid.max(1) * elem) / 64 * 64).max(64);
+    let chunks = n.div_ceil(most).max(1);
+    n.div_ceil(chunks).next_multiple_of(64).min(n.max(1))
 }
 
 /// −log p of every target (0 where the weight is 0) into `nll` (N); with `back`, dh and the gradients of the head.
