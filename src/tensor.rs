@@ -67,6 +67,12 @@ impl Tensor {
     pub fn is_meta(&self) -> bool {
         self.buffer.as_ref().is_some_and(|b| b.is_meta())
     }
+    /// On the Meta device: appends a line to its program.
+    pub fn note(&self, line: std::fmt::Arguments) {
+        if let Some(buffer) = &self.buffer {
+            buffer.arena().note(line);
+        }
+    }
     pub fn bytes(&self) -> &[u8] {
         self.buffer.as_ref().expect("the tensor exists").bytes()
     }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
+use xxhash_rust::xxh3::Xxh3;
 
 /// What a buffer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -78,12 +79,27 @@ pub struct Arena {
     /// false on the Meta device: sizes are counted, nothing is allocated.
     backed: bool,
     state: Mutex<State>,
+    /// What was noted on the Meta device.
+    program: Mutex<Xxh3>,
 }
 
 impl Arena {
     pub fn new(backed: bool) -> Arc<Arena> {
         let state = State { free: HashMap::new(), used: MemoryUse::default() };
-        Arc::new(Arena { backed, state: Mutex::new(state) })
+        Arc::new(Arena { backed, state: Mutex::new(state), program: Mutex::default() })
+    }
+
+    /// On the Meta device: appends a line to the program, the list of all ops and collectives in their order.
+    pub fn note(&self, line: fmt::Arguments) {
+        if !self.backed {
+            let line = format!("{line}\n");
+            self.program.lock().expect("no panic under the lock").update(line.as_bytes());
+        }
+    }
+
+    /// XXH3 of what was noted: equal for equal programs.
+    pub fn program_hash(&self) -> u64 {
+        self.program.lock().expect("no panic under the lock").digest()
     }
 
     /// A buffer with arbitrary content (zeros if it is fresh).
@@ -190,6 +206,9 @@ impl Buffer {
         if self.arena.backed && !self.fresh {
             self.bytes_mut().fill(0);
         }
+    }
+    pub fn arena(&self) -> &Arena {
+        &self.arena
     }
     /// Panics on the Meta device, which has no bytes: an op ran where it should only have been counted.
     pub fn bytes(&self) -> &[u8] {

@@ -76,7 +76,10 @@ impl Tape {
     fn run(&mut self, cx: &Cx, n: usize) -> Result<()> {
         let Node { op, x, y, .. } = &self.nodes[n];
         let mut out: Vec<_> = y.iter().map(|v| self.shapes[v.0].empty(cx.dev)).collect();
-        if !cx.dev.is_meta() {
+        if cx.dev.is_meta() {
+            self.note(cx, n, "forward");
+            op.meta_forward(cx, &mut out)?;
+        } else {
             let x: Vec<_> = x.iter().map(|v| &self.values[v.0]).collect();
             let what = || (self.label(n, "forward"), self.cost_of(n));
             profile::time(what, || op.forward(cx, &x, &mut out))?;
@@ -176,7 +179,9 @@ impl Tape {
                 dx: x.iter().map(|v| std::mem::take(&mut slots[v.0])).collect(),
             };
             if cx.dev.is_meta() {
-                self.count(cx, n, &mut b);
+                self.note(cx, n, "backward");
+                let shapes: Vec<_> = x.iter().map(|v| self.shapes[v.0]).collect();
+                op.meta_backward(cx, &shapes, &mut b)?;
             } else {
                 let what = || (self.label(n, "backward"), self.cost_of(n).backward());
                 profile::time(what, || op.backward(cx, dw, &mut b))?;
@@ -201,19 +206,10 @@ impl Tape {
         }
     }
 
-    /// The Meta device's backward: the gradients of the inputs exist, nothing is computed.
-    fn count(&self, cx: &Cx, n: usize, b: &mut Back) {
-        let Node { op, x, .. } = &self.nodes[n];
-        for (i, v) in x.iter().enumerate() {
-            match op.passes() {
-                Some((to, from)) if to == i => {
-                    let dy = std::mem::take(&mut b.dy[from]);
-                    if matches!(b.dx[i], Slot::Empty) {
-                        b.dx[i] = Slot::Add(dy);
-                    }
-                }
-                _ => drop(b.dx[i].target(cx.dev, self.shapes[v.0])),
-            }
-        }
+    /// On the Meta device: op n becomes a line of the program.
+    fn note(&self, cx: &Cx, n: usize, pass: &str) {
+        let Node { op, x, y, .. } = &self.nodes[n];
+        let shapes: Vec<_> = x.iter().chain(y).map(|v| self.shapes[v.0]).collect();
+        cx.dev.arena().note(format_args!("{} {pass} {shapes:?}", op.name()));
     }
 }

@@ -121,6 +121,22 @@ pub trait Op: Send {
     fn passes(&self) -> Option<(usize, usize)> {
         None
     }
+    /// What `forward` does on the Meta device: its collectives and its workspace, in the same order.
+    fn meta_forward(&self, _cx: &Cx, _y: &mut [Tensor]) -> Result<()> {
+        Ok(())
+    }
+    /// The same for `backward`; without collectives and workspace, only the gradients of the inputs come to exist.
+    fn meta_backward(&self, cx: &Cx, x: &[Shape], b: &mut Back) -> Result<()> {
+        let passed = self.passes();
+        for (i, shape) in x.iter().enumerate().filter(|(i, _)| passed.is_none_or(|(to, _)| to != *i)) {
+            b.dx[i].target(cx.dev, *shape);
+        }
+        if let Some((to, from)) = passed {
+            let dy = std::mem::take(&mut b.dy[from]);
+            b.dx[to].put(cx.dev, dy);
+        }
+        Ok(())
+    }
     /// Fills y, allocated as `outputs` says.
     fn forward(&self, cx: &Cx, x: &[&Tensor], y: &mut [Tensor]) -> Result<()>;
     /// Adds to `b.dx` and to `dw`.
