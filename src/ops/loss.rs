@@ -47,10 +47,12 @@ pub struct Targets<'a> {
     pub scale: f64,
 }
 
-/// Rows of logits at a time: from the shape alone, for the rank that has the most of them.
+/// Rows of logits at a time, from the shape alone, for the rank that has the most of them: as few chunks as
+/// `CHUNK_BYTES` allows, and those of one size.
 fn chunk_rows(n: usize, widest: usize, elem: usize) -> usize {
-    let rows = CHUNK_BYTES / (widest.max(1) * elem);
-    (rows / 64 * 64).clamp(64, n.max(64)).min(n.max(1))
+    let most = (CHUNK_BYTES / (widest.max(1) * elem) / 64 * 64).max(64);
+    let chunks = n.div_ceil(most).max(1);
+    n.div_ceil(chunks).next_multiple_of(64).min(n.max(1))
 }
 
 /// −log p of every target (0 where the weight is 0) into `nll` (N); with `back`, dh and the gradients of the head.
