@@ -61,6 +61,10 @@ pub fn check(config: &RunConfig, launch: &Launch) -> Result<()> {
         let problem = "training a masked language model is not built yet";
         return refuse("model", problem, "choose a causal model; BERT models can be imported and exported");
     }
+    if let Some(Every::Minutes(_)) = config.checkpoint.keep_every {
+        let problem = "checkpoints to keep are counted in steps";
+        return refuse("checkpoint.keep_every", problem, "give it like \"5000 steps\"");
+    }
     if launch.threads == Some(0) {
         return Err(Error::launch("--threads 0", "give 1 or more"));
     }
