@@ -14,6 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["checkpoint", "data", "optim"],
     &["hf"],
     &["train"],
+    &["plan"],
     &["cmd"],
 ];
 
