@@ -16,6 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["checkpoint", "data", "optim"],
     &["hf"],
     &["train"],
+    &["plan"],
     &["cmd"],
 ];
 

@@ -11,6 +11,9 @@ use espalier::train::replica::Replica;
 use espalier::train::run::plan;
 use espalier::train::step::{MicroBatch, Update, step};
 use espalier::train::vote::Ballot;
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 fn config(model: &str, rest: &str) -> RunConfig {
@@ -84,7 +87,7 @@ fn check(name: &str, config: &RunConfig, ranks: usize) {
             sent,
             "{name} rank {rank}: bytes sent"
         );
-        assert!(memory.peak[Category::Workspace as usize] > 0 && memory.peak_total < memory.fresh_bytes);
+        assert!(memory.peak[Category::Workspace as usize] > 0 && memory.peak_total < memory.peak_fresh);
     }
 }
 
@@ -114,4 +117,108 @@ fn the_meta_arena_foretells_the_cpu_arena_of_bf16_with_full_recompute_on_two_ten
     );
     check("bf16 full tp 2", &c, 2);
     check("bf16 full tp 2 dp 2", &c, 4);
+}
+
+fn espalier(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_espalier"));
+    command.args(args).current_dir(env!("CARGO_MANIFEST_DIR"));
+    command
+}
+
+fn output(args: &[&str]) -> String {
+    let out = espalier(args).output().expect("the program starts");
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).expect("text")
+}
+
+/// A corpus of the sample texts and a run of three updates with an evaluation and a checkpoint.
+fn run_file(dir: &Path, rest: &str) -> String {
+    let (corpus, file) = (dir.join("text"), dir.join("run.toml"));
+    output(&["corpus", "build", "tests/text", "--out", corpus.to_str().expect("a path")]);
+    let text = format!(
+        r#"schema = 1
+        eval = {{ on = ["text:heldout"], every = "1000 steps", tokens = 4000 }}
+        data = {{ text = {{ path = {corpus:?}, holdout = 0.2 }} }}
+        [run]
+        dir = {:?}
+        seq_len = 256
+        {rest}
+        [[phase]]
+        name = "main"
+        steps = 3
+        lr = [{{ kind = "linear", to = 1e-3, steps = 1 }}, {{ kind = "cosine", to = 1e-4 }}]
+        "#,
+        dir.join("run")
+    );
+    std::fs::write(&file, text).expect("a run file");
+    file.to_str().expect("a path").into()
+}
+
+/// The most anonymous memory of a process while it runs, bytes.
+#[cfg(target_os = "linux")]
+fn peak_anonymous(mut command: Command) -> u64 {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let status = format!("/proc/{}/status", child.id());
+    let mut most = 0;
+    while child.try_wait().expect("a child").is_none() {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|l| l.strip_prefix("RssAnon:"));
+        let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
+        most = most.max(kib.unwrap_or(0) << 10);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let out = child.wait_with_output().expect("a child");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    most
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn peak_anonymous_memory_is_within_a_tenth_of_what_the_dry_run_says() {
+    let cases = [
+        (
+            "gpt2 keep",
+            "1",
+            "global_batch = 8
+            [model]
+            preset = \"gpt2-124m\"\nlayers = 4\ndim = 384\nheads = 6\nvocab = 257\nmax_positions = 256
+            [parallel]
+            micro_batch = 8",
+        ),
+        (
+            "llama cheap, 2 ranks, accumulation",
+            "2",
+            "global_batch = 8
+            [model]
+            preset = \"llama-tiny\"\nlayers = 4\nvocab = 257
+            [parallel]
+            micro_batch = 2\nzero = 1\nrecompute = \"cheap\"",
+        ),
+        (
+            "bf16 full, tp 2",
+            "2",
+            "global_batch = 4\ndtype = \"bf16\"
+            [model]
+            preset = \"llama-tiny\"\nlayers = 4\ndim = 512\nheads = 8\nkv_heads = 4\nffn_dim = 1536\nvocab = 8192
+            [parallel]
+            micro_batch = 4\ntp = 2\nrecompute = \"full\"",
+        ),
+    ];
+    for (name, ranks, rest) in cases {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = run_file(dir.path(), rest);
+        let args = ["train", &file, "--ranks", ranks, "--threads", "1"];
+        let plan: Value =
+            serde_json::from_str(&output(&[&args[..], &["--dry-run", "--json"]].concat())).expect("JSON");
+        let told = plan["memory"]["process"].as_u64().expect("bytes");
+        let was = peak_anonymous(espalier(&args));
+        let ratio = was as f64 / told as f64;
+        println!(
+            "{name}: {:.1} MiB, foretold {:.1}, {ratio:.3}",
+            was as f64 / 1048576.0,
+            told as f64 / 1048576.0
+        );
+        assert!(was > 100 << 20, "{name}: {was} bytes are too few to tell anything");
+        assert!((0.9..=1.1).contains(&ratio), "{name}: {was} bytes, foretold {told}: {}", plan["memory"]);
+    }
 }

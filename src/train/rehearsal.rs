@@ -35,6 +35,7 @@ impl<'a> Rehearsal<'a> {
 
     /// The vote before a phase, which learns the first weight sum.
     pub fn begin(&self) -> Result<()> {
+        self.replica.dev.arena().trim();
         Ballot::new(0).cast(&self.replica.dev, &self.replica.mesh).map(drop)
     }
 
@@ -47,13 +48,22 @@ impl<'a> Rehearsal<'a> {
         step(&mut self.replica, &batches, &update, Ballot::new(self.config.data.len())).map(drop)
     }
 
-    /// One evaluation on `held` rows of held-out text.
-    pub fn evaluate(&mut self, phase: &PhaseConfig, held: usize) -> Result<()> {
+    /// One evaluation on texts of `held` rows each.
+    pub fn evaluate(&mut self, phase: &PhaseConfig, held: &[usize]) -> Result<()> {
         let rows = evaluate::batch_rows(phase.seq_len);
         let r = &mut self.replica;
-        let sums = Tensor::zeros(&r.dev, held.div_ceil(rows), 2, DType::F64, Category::Comm);
-        super::step::evaluate(r, &fake(rows, phase.seq_len), Default::default())?;
-        r.mesh.world.all_reduce(sums, Reduce::Sum, "evaluation")?.wait().map(drop)
+        r.dev.arena().trim();
+        for held in held {
+            let batches = held.div_ceil(rows);
+            let sums = Tensor::zeros(&r.dev, batches, 2, DType::F64, Category::Comm);
+            // Batches are dealt in turn: the last ranks may have none.
+            if r.mesh.dp.rank() < batches {
+                super::step::evaluate(r, &fake(rows, phase.seq_len), Default::default())?;
+            }
+            r.mesh.world.all_reduce(sums, Reduce::Sum, "evaluation")?.wait()?;
+        }
+        r.dev.arena().trim();
+        Ok(())
     }
 }
 

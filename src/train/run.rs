@@ -5,6 +5,7 @@ use super::evaluate::{self, EvalResult};
 use super::metrics::Metrics;
 use super::position::Position;
 use super::progress::Progress;
+use super::rehearsal;
 use super::replica::{Plan, Replica};
 use super::resume;
 use super::signal;
@@ -119,6 +120,8 @@ fn rank_main(
     let mesh = Mesh::new(world, config.parallel.tp)?;
     let first = mesh.world.rank() == 0;
     let dev = Device::cpu(launch.threads_per_rank());
+    let programs = rehearsal::program_hashes(config, mesh.world.rank(), mesh.dp.size())?;
+    rehearsal::check_agreement(&dev, mesh.world.as_ref(), &programs)?;
     let mut replica = Replica::new(dev, mesh, &plan(config));
     let position = resume::load(config, start, &mut replica)?;
     let mut rank = Rank {
@@ -136,7 +139,7 @@ fn rank_main(
     };
     if first {
         resume::write_run_file(config)?;
-        rank.describe(launch, start)?;
+        rank.describe(launch, start, &programs)?;
     }
     let done = rank.phases();
     if let (Err(e), world) = (&done, &rank.replica.mesh.world)
@@ -177,6 +180,7 @@ impl Rank<'_> {
                 "steps": phase.steps, "seq_len": phase.seq_len, "global_batch": phase.global_batch,
             })
         })?;
+        self.replica.dev.arena().trim();
         let mut sampler = corpora::sampler(config, self.domains, position.phase)?;
         let held = self.held_out(phase)?;
         let dp = (self.replica.mesh.dp.rank(), self.replica.mesh.dp.size());
@@ -256,6 +260,12 @@ impl Rank<'_> {
 
     fn evaluate(&mut self, phase: &PhaseConfig, held: &[HeldOut]) -> Result<()> {
         self.last_eval = Instant::now();
+        if held.is_empty() {
+            return Ok(());
+        }
+        // An evaluation has sizes of its own; its buffers and those of training would both stay.
+        let arena = self.replica.dev.arena().clone();
+        arena.trim();
         for h in held {
             let result = evaluate::run(
                 &mut self.replica,
@@ -273,6 +283,7 @@ impl Rank<'_> {
                 p.eval(self.position.update, &corpus, &result);
             }
         }
+        arena.trim();
         Ok(())
     }
 
@@ -303,7 +314,8 @@ impl Rank<'_> {
         }
     }
 
-    fn describe(&mut self, launch: &Launch, start: &resume::Start) -> Result<()> {
+    fn describe(&mut self, launch: &Launch, start: &resume::Start, programs: &[u64]) -> Result<()> {
+        let programs: Vec<_> = programs.iter().map(|p| format!("{p:016x}")).collect();
         let (config, mesh) = (self.config, &self.replica.mesh);
         let model = &config.model;
         let (dp, tp, params) = (mesh.dp.size(), mesh.tp.size(), model.params());
@@ -318,7 +330,7 @@ impl Rank<'_> {
                 "config_hash": format!("{:016x}", config.hash()), "git": crate::GIT, "host": hostname(),
                 "ranks": dp * tp, "dp": dp, "tp": tp, "zero": config.parallel.zero, "params": params,
                 "flops_per_token_full": full, "flops_per_token_causal": causal,
-                "threads_per_rank": launch.threads_per_rank(), "peak_tflops": peak,
+                "threads_per_rank": launch.threads_per_rank(), "peak_tflops": peak, "program_hashes": programs,
             })
         })
     }
@@ -356,7 +368,7 @@ impl Rank<'_> {
                 "data_wait_ms": data_wait.as_secs_f64() * 1e3,
                 "mfu_full": flops(false) / peak, "mfu_causal": flops(true) / peak,
                 "comm_bytes": { "dp": sent[0], "tp": sent[1] },
-                "peak_mem_gib": memory.fresh_bytes as f64 / (1u64 << 30) as f64,
+                "peak_mem_gib": memory.peak_fresh as f64 / (1u64 << 30) as f64,
                 "loss_by_domain": by_domain,
             })
         })?;
