@@ -27,11 +27,9 @@ impl Tensor {
         Tensor { rows, cols, dtype, buffer: Some(Arc::new(buffer)) }
     }
     pub fn zeros(dev: &Device, rows: usize, cols: usize, dtype: DType, category: Category) -> Tensor {
-        let mut t = Tensor::empty(dev, rows, cols, dtype, category);
-        if !dev.is_meta() {
-            t.bytes_mut().fill(0);
-        }
-        t
+        let mut buffer = dev.arena().take(rows * cols * dtype.bytes(), category);
+        buffer.zero();
+        Tensor { rows, cols, dtype, buffer: Some(Arc::new(buffer)) }
     }
     /// Copies values in, for inputs and tests.
     pub fn from_slice<T: Elem>(
@@ -68,6 +66,12 @@ impl Tensor {
     /// On the Meta device: it has a shape and no values.
     pub fn is_meta(&self) -> bool {
         self.buffer.as_ref().is_some_and(|b| b.is_meta())
+    }
+    /// On the Meta device: appends a line to its program.
+    pub fn note(&self, line: std::fmt::Arguments) {
+        if let Some(buffer) = &self.buffer {
+            buffer.arena().note(line);
+        }
     }
     pub fn bytes(&self) -> &[u8] {
         self.buffer.as_ref().expect("the tensor exists").bytes()

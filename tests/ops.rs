@@ -299,7 +299,7 @@ fn the_loss_matches_finite_differences_and_a_flipped_sign_is_caught() {
     let weights: Vec<f32> = (0..n).map(|i| [1.0, 0.0, 0.5][i % 3]).collect();
     let scale = 1.0 / weights.iter().sum::<f32>() as f64;
     let run = |h: &[f64], w: &[f64], b: &[f64]| {
-        let vocab = Vocab { w, bias: Some(b), first: 0, valid: v };
+        let vocab = Vocab { w, bias: Some(b), first: 0, valid: v, widest: v };
         let targets = Targets { ids: &ids, weights: &weights, scale };
         let (mut dw, mut db, mut nll) = (vec![0.0; v * c], vec![0.0; v], vec![0.0f32; n]);
         let mut dh = tensor(&dev, n, c, &vec![0.0; n * c]);

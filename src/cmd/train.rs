@@ -2,6 +2,7 @@
 
 use crate::Result;
 use crate::config::RunConfig;
+use crate::plan::DryRun;
 use crate::train::run::{Launch, train};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,6 +23,12 @@ pub struct Train {
     /// Seconds a rank waits for another before it calls it lost
     #[arg(long, default_value_t = 600)]
     deadline: u64,
+    /// Say what the run is and needs (phases, learning rate, memory, traffic) and train nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// The dry run as one JSON object
+    #[arg(long, requires = "dry_run")]
+    json: bool,
 }
 
 impl Train {
@@ -29,6 +36,14 @@ impl Train {
         let config = RunConfig::load(&self.file, &self.set)?;
         let launch =
             Launch { ranks: self.ranks, threads: self.threads, deadline: Duration::from_secs(self.deadline) };
-        train(&config, &launch)
+        if !self.dry_run {
+            return train(&config, &launch);
+        }
+        let plan = DryRun::new(&config, &launch)?;
+        match self.json {
+            true => println!("{}", serde_json::to_string_pretty(&plan).expect("numbers and strings")),
+            false => print!("{plan}"),
+        }
+        Ok(())
     }
 }

@@ -40,8 +40,13 @@ impl Mesh {
 
     /// Rank 0 of a mesh without peers, for the Meta device: its collectives only count.
     pub fn pretend(dp: usize, tp: usize) -> Mesh {
-        let world = Solo::pretend(0, dp * tp, "world");
-        let (dp, tp) = (world.pretend_part(0, dp, "dp"), world.pretend_part(0, tp, "tp"));
+        Mesh::pretend_rank(0, dp, tp)
+    }
+
+    /// The same as any rank of the world.
+    pub fn pretend_rank(rank: usize, dp: usize, tp: usize) -> Mesh {
+        let world = Solo::pretend(rank, dp * tp, "world");
+        let (dp, tp) = (world.pretend_part(rank / tp, dp, "dp"), world.pretend_part(rank % tp, tp, "tp"));
         Mesh { world: Arc::new(world), dp: Arc::new(dp), tp: Arc::new(tp) }
     }
 }

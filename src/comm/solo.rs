@@ -71,6 +71,7 @@ impl Solo {
             self.size
         );
         self.count(kind, t.len() * t.dtype().bytes(), what)?;
+        t.note(format_args!("{} {kind} {} {} {what}", self.axis, t.len(), t.dtype()));
         Ok(Pending::ready(t))
     }
 }

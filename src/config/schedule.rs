@@ -89,6 +89,11 @@ impl Schedule {
         &self.segments
     }
 
+    /// First update after each segment.
+    pub fn ends(&self) -> &[u64] {
+        &self.ends
+    }
+
     /// Updates covered.
     pub fn steps(&self) -> u64 {
         self.ends.last().copied().unwrap_or(0)

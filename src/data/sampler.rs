@@ -95,6 +95,11 @@ impl Sampler {
         Ok(sum as f64)
     }
 
+    /// Samples that each domain should have given before `sample`.
+    pub fn expected(&self, sample: u64) -> Vec<f64> {
+        self.mixture.expected(sample)
+    }
+
     /// Refuses, before the first step, a run of `samples` samples that would pass a domain's `max_epochs`.
     pub fn check_budget(&self, samples: u64) -> Result<()> {
         let expected = self.mixture.expected(samples);

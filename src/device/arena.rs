@@ -1,4 +1,4 @@
-//! Memory of one rank: buffers by size class, reused and never returned before the rank ends, counted by category.
+//! Memory of one rank: buffers by size class, reused and returned only by `trim`, counted by category.
 //!
 //! A step asks for the same sizes in the same order every time, so from the second step on every request is met
 //! from the free lists and the operating system is not asked again (`fresh_bytes` stands still). The Meta device
@@ -7,7 +7,8 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
+use xxhash_rust::xxh3::Xxh3;
 
 /// What a buffer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,8 +60,10 @@ pub struct MemoryUse {
     pub peak: [usize; 7],
     /// The most all of them together used.
     pub peak_total: usize,
-    /// What was ever asked of the operating system: in use or waiting in a free list.
+    /// What the operating system has given: in use or waiting in a free list.
     pub fresh_bytes: usize,
+    /// The most of it at any time.
+    pub peak_fresh: usize,
 }
 
 /// From this size on, a buffer is mapped on its own, in huge pages where the system allows.
@@ -78,34 +81,64 @@ pub struct Arena {
     /// false on the Meta device: sizes are counted, nothing is allocated.
     backed: bool,
     state: Mutex<State>,
+    /// What was noted on the Meta device.
+    program: Mutex<Xxh3>,
 }
 
 impl Arena {
     pub fn new(backed: bool) -> Arc<Arena> {
         let state = State { free: HashMap::new(), used: MemoryUse::default() };
-        Arc::new(Arena { backed, state: Mutex::new(state) })
+        Arc::new(Arena { backed, state: Mutex::new(state), program: Mutex::default() })
+    }
+
+    /// On the Meta device: appends a line to the program, the list of all ops and collectives in their order.
+    pub fn note(&self, line: fmt::Arguments) {
+        if !self.backed {
+            let line = format!("{line}\n");
+            self.program.lock().expect("no panic under the lock").update(line.as_bytes());
+        }
+    }
+
+    /// XXH3 of what was noted: equal for equal programs.
+    pub fn program_hash(&self) -> u64 {
+        self.program.lock().expect("no panic under the lock").digest()
     }
 
     /// A buffer with arbitrary content (zeros if it is fresh).
     pub fn take(self: &Arc<Self>, bytes: usize, category: Category) -> Buffer {
         let class = bytes.next_multiple_of(if bytes < MAP_FROM { ALIGN } else { 4096 }).max(ALIGN);
-        let mut s = self.state.lock().expect("no panic under the lock");
-        let ptr = match s.free.get_mut(&class).and_then(Vec::pop) {
-            Some(ptr) => ptr,
-            None => {
-                s.used.fresh_bytes += class;
-                if self.backed { allocate(class) } else { NonNull::dangling() }
-            }
-        };
-        let i = category as usize;
+        let free = self.state().free.get_mut(&class).and_then(Vec::pop);
+        let fresh = free.is_none();
+        // Not under the lock: it may fail, and then other buffers still have to go back.
+        let ptr = free.unwrap_or_else(|| if self.backed { allocate(class) } else { NonNull::dangling() });
+        let (mut s, i) = (self.state(), category as usize);
+        s.used.fresh_bytes += if fresh { class } else { 0 };
+        s.used.peak_fresh = s.used.peak_fresh.max(s.used.fresh_bytes);
         s.used.live[i] += class;
         s.used.peak[i] = s.used.peak[i].max(s.used.live[i]);
         s.used.peak_total = s.used.peak_total.max(s.used.live.iter().sum());
-        Buffer { ptr, bytes, class, category, arena: self.clone() }
+        drop(s);
+        Buffer { ptr, bytes, class, category, fresh, arena: self.clone() }
+    }
+
+    /// Gives what is not in use back to the operating system: before work that asks for other sizes, since a buffer
+    /// serves requests of its own size only.
+    pub fn trim(&self) {
+        let mut s = self.state();
+        for (class, list) in std::mem::take(&mut s.free) {
+            s.used.fresh_bytes -= class * list.len();
+            if self.backed {
+                list.into_iter().for_each(|ptr| release(ptr, class));
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic under the lock")
     }
 
     pub fn used(&self) -> MemoryUse {
-        self.state.lock().expect("no panic under the lock").used.clone()
+        self.state().used.clone()
     }
 }
 
@@ -171,6 +204,8 @@ pub struct Buffer {
     bytes: usize,
     class: usize,
     category: Category,
+    /// Never used before.
+    fresh: bool,
     arena: Arc<Arena>,
 }
 // SAFETY: a buffer owns its memory; shared access is read-only.
@@ -182,6 +217,16 @@ impl Buffer {
     /// Counted only: the Meta device's.
     pub fn is_meta(&self) -> bool {
         !self.arena.backed
+    }
+    /// Makes all bytes 0, as those of fresh memory are already: they stay untouched, and the pages are made by the
+    /// threads that first write them.
+    pub fn zero(&mut self) {
+        if self.arena.backed && !self.fresh {
+            self.bytes_mut().fill(0);
+        }
+    }
+    pub fn arena(&self) -> &Arena {
+        &self.arena
     }
     /// Panics on the Meta device, which has no bytes: an op ran where it should only have been counted.
     pub fn bytes(&self) -> &[u8] {
@@ -198,7 +243,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut s = self.arena.state.lock().expect("no panic under the lock");
+        let mut s = self.arena.state();
         s.used.live[self.category as usize] -= self.class;
         s.free.entry(self.class).or_default().push(self.ptr);
     }
@@ -223,6 +268,24 @@ mod tests {
         assert_eq!(first, second);
         assert_eq!(second.live, [0; 7]);
         assert_eq!(second.peak_total, second.fresh_bytes);
+    }
+
+    #[test]
+    fn trim_gives_back_what_is_not_in_use_and_nothing_else() {
+        for backed in [true, false] {
+            let arena = Arena::new(backed);
+            let kept = arena.take(2 << 20, Category::Weights);
+            drop(arena.take(1 << 20, Category::Activations));
+            drop(arena.take(100, Category::Activations));
+            arena.trim();
+            let used = arena.used();
+            assert_eq!((used.fresh_bytes, used.peak_fresh), (2 << 20, (3 << 20) + 128));
+            drop(arena.take(3 << 20, Category::Activations));
+            drop(kept);
+            assert_eq!((arena.used().fresh_bytes, arena.used().peak_fresh), (5 << 20, 5 << 20));
+            arena.trim();
+            assert_eq!(arena.used().fresh_bytes, 0);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::embedding::{Embedding, VOCAB_UNIT};
 use crate::Result;
 use crate::comm::Comm;
 use crate::config::{Activation as Kind, Head as HeadKind, ModelConfig, NormPlace};
-use crate::device::{Category, Device, Elem};
+use crate::device::{Device, Elem};
 use crate::ops::activation::Activation;
 use crate::ops::linear::ColumnLinear;
 use crate::ops::loss::{self, Targets, Vocab, VocabGrads};
@@ -79,8 +79,9 @@ impl Head {
     ) -> Result<Tensor> {
         let mut dh = if train { Shape::of(h).empty(dev) } else { Tensor::default() };
         if dev.is_meta() {
-            let rows = loss::chunk_rows(h.rows(), self.local.rows, 4);
-            drop(Tensor::empty(dev, rows, self.local.rows, Shape::of(h).stat(1).dtype, Category::Logits));
+            let vocab = (self.local.rows, self.local.stored_rows);
+            let back = train.then_some(&mut dh);
+            loss::meta_cross_entropy(dev, tp, Shape::of(h), vocab, self.bias.is_some(), back)?;
             return Ok(dh);
         }
         let [first, .., last] = params.units.as_mut_slice() else { panic!("embedding, blocks and head") };
@@ -95,6 +96,7 @@ impl Head {
                 bias: self.bias.map(|b| &last.weights.data::<T>()[b.start..b.start + self.local.rows]),
                 first: self.local.row,
                 valid: self.local.rows,
+                widest: self.local.stored_rows,
             };
             let grads = train.then(|| {
                 let (w, rest) = match self.w {
@@ -133,6 +135,7 @@ impl Head {
                 bias: self.bias.map(|b| &last.weights.data::<T>()[b.start..b.start + self.local.rows]),
                 first: self.local.row,
                 valid: self.local.rows,
+                widest: self.local.stored_rows,
             };
             loss::logits::<T>(dev, tp, h, vocab, self.vocab)
         })

@@ -31,7 +31,7 @@ impl Network {
         let mut u = declare();
         let embed = Embedding::declare(config, dtype, &mut u);
         units.push(u.unit("embed", dev, dtype, dp));
-        let rope = rope_table(config, seq_len);
+        let rope = rope_table(config, if dev.is_meta() { 0 } else { seq_len });
         let blocks = (0..config.layers)
             .map(|layer| {
                 let mut u = declare();

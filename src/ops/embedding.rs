@@ -52,6 +52,12 @@ impl Op for Embedding {
         });
         Ok(())
     }
+    fn meta_forward(&self, cx: &Cx, y: &mut [Tensor]) -> Result<()> {
+        if cx.tp.size() > 1 {
+            y[0] = cx.tp.all_reduce(std::mem::take(&mut y[0]), Reduce::Sum, "Embedding x")?.wait()?;
+        }
+        Ok(())
+    }
     fn backward(&self, cx: &Cx, dw: &mut Grads, b: &mut Back) -> Result<()> {
         let (seq, dy) = (cx.seq, &b.dy[0]);
         with_dtype!(dy.dtype(), T => {

@@ -2,7 +2,7 @@
 //!
 //! qkv (N, (H+2K)·D/R); q_norm, k_norm (D), the same on every tp rank; rstd (N, (H+K)/R)
 
-use super::reduce::{over_rows, sum, sum3};
+use super::reduce::{over_rows, partial_sums, sum, sum3};
 use crate::Result;
 use crate::comm::Reduce;
 use crate::device::attention::Heads;
@@ -36,6 +36,12 @@ impl Op for HeadNorm {
     fn forward(&self, cx: &Cx, x: &[&Tensor], y: &mut [Tensor]) -> Result<()> {
         let [y, rstd] = y else { panic!("two outputs") };
         with_dtype!(x[0].dtype(), T => self.run::<T>(cx, x[0], y.data_mut(), rstd.data_mut()));
+        Ok(())
+    }
+    fn meta_backward(&self, cx: &Cx, x: &[Shape], b: &mut Back) -> Result<()> {
+        b.dx[0].target(cx.dev, x[0]);
+        let sums = Tensor::zeros(cx.dev, 2, self.heads.head_dim, x[0].stat(1).dtype, Category::Workspace);
+        partial_sums(cx.dev, x[0].rows, sums.len(), sums.dtype());
         Ok(())
     }
     fn backward(&self, cx: &Cx, dw: &mut Grads, b: &mut Back) -> Result<()> {

@@ -4,7 +4,7 @@
 //! the columns, so every rank has some inputs and a partial sum of all outputs. One after the other costs one
 //! all-reduce forward and one backward.
 
-use super::reduce::add_column_sums;
+use super::reduce::{add_column_sums, partial_sums};
 use crate::Result;
 use crate::comm::Reduce;
 use crate::device::gemm::{Mat, MatMut, Out, gemm, gemm_with};
@@ -48,6 +48,19 @@ impl Op for ColumnLinear {
                 Some(bias) => gemm_with(cx.pool(), c, Out::Store, a, w.t(), #[inline(always)] |_, col, acc: &mut [<T as Elem>::Acc]| add_to(acc, &bias[col..])),
             }
         });
+        Ok(())
+    }
+    fn meta_backward(&self, cx: &Cx, x: &[Shape], b: &mut Back) -> Result<()> {
+        let flight = if cx.tp.size() == 1 || !self.split {
+            b.dx[0].target(cx.dev, x[0]);
+            None
+        } else {
+            Some(cx.tp.all_reduce(x[0].empty(cx.dev), Reduce::Sum, "ColumnLinear dx")?)
+        };
+        meta_bias(cx, self.bias, x[0]);
+        if let Some(flight) = flight {
+            b.dx[0].put(cx.dev, flight.wait()?);
+        }
         Ok(())
     }
     /// dx += Σ_tp dy·w, in flight while  dw += dyᵀ·x,  dbias += Σ_N dy
@@ -115,6 +128,19 @@ impl Op for RowLinear {
         });
         Ok(())
     }
+    fn meta_forward(&self, cx: &Cx, y: &mut [Tensor]) -> Result<()> {
+        if cx.tp.size() > 1 {
+            y[0] = cx.tp.all_reduce(std::mem::take(&mut y[0]), Reduce::Sum, "RowLinear y")?.wait()?;
+        }
+        Ok(())
+    }
+    fn meta_backward(&self, cx: &Cx, x: &[Shape], b: &mut Back) -> Result<()> {
+        b.dx[0].target(cx.dev, x[0]);
+        meta_bias(cx, self.bias, x[0]);
+        let dy = std::mem::take(&mut b.dy[0]);
+        b.dx[1].put(cx.dev, dy);
+        Ok(())
+    }
     /// dx += dy·w,  dw += dyᵀ·x,  dbias += Σ_N dy,  dr += dy.   No collective: dy is the same on every rank
     fn backward(&self, cx: &Cx, dw: &mut Grads, b: &mut Back) -> Result<()> {
         let (x, dy) = (b.x[0], std::mem::take(&mut b.dy[0]));
@@ -123,6 +149,13 @@ impl Op for RowLinear {
         weight_gradient(cx, dw, self.w, self.bias, &dy, x);
         b.dx[1].put(cx.dev, dy);
         Ok(())
+    }
+}
+
+/// The workspace of a bias's gradient.
+fn meta_bias(cx: &Cx, bias: Option<ParamId>, x: Shape) {
+    if let Some(bias) = bias {
+        partial_sums(cx.dev, x.rows, bias.len(), x.stat(1).dtype);
     }
 }
 

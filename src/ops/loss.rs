@@ -6,11 +6,12 @@
 //! h (N, C), w (V/R, C), b (V/R). The vocabulary is split over tp; a row's maximum, sum and target logit are
 //! reduced over it. Z is the global normaliser of the term, known before.
 
-use super::reduce::{add_column_sums, sum};
+use super::reduce::{add_column_sums, partial_sums, sum};
 use crate::Result;
 use crate::comm::{Comm, Reduce};
 use crate::device::gemm::{Mat, MatMut, Out, gemm, gemm_with};
-use crate::device::{Category, Device, Elem, Real, Shared, simd};
+use crate::device::{Category, DType, Device, Elem, Real, Shared, simd};
+use crate::tape::{Cost, Shape, profile};
 use crate::tensor::Tensor;
 
 /// Most bytes of logits at a time.
@@ -26,6 +27,8 @@ pub struct Vocab<'a, T> {
     /// The global id of the first row.
     pub first: usize,
     pub valid: usize,
+    /// Rows of the largest part of any rank: chunks, and with them the collectives, are the same on all.
+    pub widest: usize,
 }
 
 pub struct VocabGrads<'a, A> {
@@ -44,10 +47,12 @@ pub struct Targets<'a> {
     pub scale: f64,
 }
 
-/// Rows of logits at a time: from the shape alone.
-pub fn chunk_rows(n: usize, valid: usize, elem: usize) -> usize {
-    let rows = CHUNK_BYTES / (valid.max(1) * elem);
-    (rows / 64 * 64).clamp(64, n.max(64)).min(n.max(1))
+/// Rows of logits at a time, from the shape alone, for the rank that has the most of them: as few chunks as
+/// `CHUNK_BYTES` allows, and those of one size.
+fn chunk_rows(n: usize, widest: usize, elem: usize) -> usize {
+    let most = (CHUNK_BYTES / (widest.max(1) * elem) / 64 * 64).max(64);
+    let chunks = n.div_ceil(most).max(1);
+    n.div_ceil(chunks).next_multiple_of(64).min(n.max(1))
 }
 
 /// −log p of every target (0 where the weight is 0) into `nll` (N); with `back`, dh and the gradients of the head.
@@ -62,21 +67,34 @@ pub fn cross_entropy<T: Elem>(
     mut back: Option<(VocabGrads<T::Acc>, &mut Tensor)>,
 ) -> Result<()> {
     let (n, c, v) = (h.rows(), h.cols(), vocab.valid);
-    let step = chunk_rows(n, v, T::Acc::DTYPE.bytes());
+    let step = chunk_rows(n, vocab.widest, T::Acc::DTYPE.bytes());
     let mut buffer = Tensor::empty(dev, step, v, T::Acc::DTYPE, Category::Logits);
     for start in (0..n).step_by(step) {
         let rows = step.min(n - start);
         let h = &h.data::<T>()[start * c..(start + rows) * c];
         let logits = &mut buffer.data_mut::<T::Acc>()[..rows * v];
-        project(dev, h, vocab, logits, c);
+        let product = |what: &str| {
+            (what.to_string(), Cost { flops: 2.0 * (rows * v * c) as f64, bytes: (rows * v * 4) as f64 })
+        };
+        profile::time(|| product("Loss logits"), || project(dev, h, vocab, logits, c));
         let (range, scale) = (start..start + rows, targets.scale);
         let (ids, weights) = (&targets.ids[range.clone()], &targets.weights[range.clone()]);
-        softmax(dev, tp, logits, vocab, ids, weights, scale, &mut nll[range], back.is_some())?;
+        let passes = || ("Loss softmax".into(), Cost { flops: 0.0, bytes: (rows * v * 20) as f64 });
+        profile::time(passes, || {
+            softmax(dev, tp, logits, vocab, ids, weights, scale, &mut nll[range], back.is_some())
+        })?;
         if let Some((grads, dh)) = &mut back {
             let dl = Mat::new(&*logits, rows, v);
             let dh = &mut dh.data_mut::<T>()[start * c..(start + rows) * c];
-            gemm(dev.pool(), MatMut::new(dh, rows, c), Out::Store, dl, Mat::new(vocab.w, v, c));
-            gemm(dev.pool(), MatMut::new(grads.w, v, c), Out::Add, dl.t(), Mat::new(h, rows, c));
+            let (dh, dw) = (MatMut::new(dh, rows, c), MatMut::new(grads.w, v, c));
+            profile::time(
+                || product("Loss dh"),
+                || gemm(dev.pool(), dh, Out::Store, dl, Mat::new(vocab.w, v, c)),
+            );
+            profile::time(
+                || product("Loss dw"),
+                || gemm(dev.pool(), dw, Out::Add, dl.t(), Mat::new(h, rows, c)),
+            );
             if let Some(bias) = &mut grads.bias {
                 add_column_sums(dev, &*logits, bias);
             }
@@ -87,6 +105,42 @@ pub fn cross_entropy<T: Elem>(
         **dh = tp.all_reduce(part, Reduce::Sum, "head dh")?.wait()?;
     }
     Ok(())
+}
+
+/// What `cross_entropy` takes and sends, on the Meta device; h has no values, `dh` is absent in an evaluation.
+pub fn meta_cross_entropy(
+    dev: &Device,
+    tp: &dyn Comm,
+    h: Shape,
+    (valid, widest): (usize, usize),
+    bias: bool,
+    dh: Option<&mut Tensor>,
+) -> Result<()> {
+    let stat = h.stat(1).dtype;
+    let reduce = |t: Tensor, op, what| match tp.size() {
+        1 => Ok(t),
+        _ => tp.all_reduce(t, op, what)?.wait(),
+    };
+    let step = chunk_rows(h.rows, widest, stat.bytes());
+    let _logits = Tensor::empty(dev, step, valid, stat, Category::Logits);
+    for start in (0..h.rows).step_by(step) {
+        let rows = step.min(h.rows - start);
+        let max = reduce(row_stats(dev, rows, 1, stat), Reduce::Max, "loss max")?;
+        let sums = reduce(row_stats(dev, rows, 2, stat), Reduce::Sum, "loss sums")?;
+        drop((max, sums));
+        if dh.is_some() && bias && valid > 0 {
+            partial_sums(dev, rows, valid, stat);
+        }
+    }
+    if let Some(dh) = dh {
+        *dh = reduce(std::mem::take(dh), Reduce::Sum, "head dh")?;
+    }
+    Ok(())
+}
+
+/// (rows, cols) of the softmax.
+fn row_stats(dev: &Device, rows: usize, cols: usize, dtype: DType) -> Tensor {
+    Tensor::empty(dev, rows, cols, dtype, Category::Workspace)
 }
 
 /// Logits of all rows of h, whole, on every rank: (N, V). For generation and tests.
@@ -147,7 +201,7 @@ fn softmax<T: Elem>(
 ) -> Result<()> {
     type A<T> = <T as Elem>::Acc;
     let (n, v) = (ids.len(), vocab.valid);
-    let stat = |cols| Tensor::empty(dev, n, cols, A::<T>::DTYPE, Category::Workspace);
+    let stat = |cols| row_stats(dev, n, cols, A::<T>::DTYPE);
     let reduce = |t: Tensor, op, what| match tp.size() {
         1 => Ok(t),
         _ => tp.all_reduce(t, op, what)?.wait(),

@@ -5,11 +5,11 @@
 //!
 //! x, y (N, C); w, b (C); statistics (N, 2) as [μ, rstd].
 
-use super::reduce::{over_rows, sum, sum2, sum3};
+use super::reduce::{over_rows, partial_sums, sum, sum2, sum3};
 use crate::Result;
 use crate::config::Norm as Kind;
 use crate::device::gemm::Out;
-use crate::device::{Elem, Real, Shared, simd};
+use crate::device::{Category, DType, Elem, Real, Shared, simd};
 use crate::tape::{Back, Cx, Grads, Needs, Op, ParamId, Shape};
 use crate::tensor::Tensor;
 use crate::with_dtype;
@@ -40,6 +40,12 @@ impl Op for Norm {
         with_dtype!(x[0].dtype(), T => self.run(cx, x[0].data::<T>(), y.data_mut(), stats.data_mut(), x[0].cols()));
         Ok(())
     }
+    fn meta_backward(&self, cx: &Cx, x: &[Shape], b: &mut Back) -> Result<()> {
+        b.dx[0].target(cx.dev, x[0]);
+        let sums = self.sums(cx, x[0].cols, x[0].stat(1).dtype);
+        partial_sums(cx.dev, x[0].rows, sums.len(), sums.dtype());
+        Ok(())
+    }
     fn backward(&self, cx: &Cx, dw: &mut Grads, b: &mut Back) -> Result<()> {
         let (x, stats, dy) = (b.x[0], b.y[1], &b.dy[0]);
         let (dx, out) = b.dx[0].target(cx.dev, Shape::of(x));
@@ -49,6 +55,12 @@ impl Op for Norm {
 }
 
 impl Norm {
+    /// dw and db as one row, added to their places when complete.
+    fn sums(&self, cx: &Cx, cols: usize, dtype: DType) -> Tensor {
+        let width = if self.bias.is_some() { 2 * cols } else { cols };
+        Tensor::zeros(cx.dev, 1, width, dtype, Category::Workspace)
+    }
+
     fn run<T: Elem>(&self, cx: &Cx, x: &[T], y: &mut [T], stats: &mut [T::Acc], cols: usize) {
         let (w, bias) = (cx.w.view::<T>(self.w), self.bias.map(|b| cx.w.view::<T>(b)));
         let (y, stats) = (Shared::new(y), Shared::new(stats));
@@ -98,9 +110,7 @@ impl Norm {
         let (cols, w, x) = (x.cols(), cx.w.view::<T>(self.w), x.data::<T>());
         let of_cols = T::Acc::of(1.0 / cols as f64);
         let dx = Shared::new(dx);
-        let width = if self.bias.is_some() { 2 * cols } else { cols };
-        // dw and db as one row of sums; they are added to their places below.
-        let mut sums = Tensor::zeros(cx.dev, 1, width, T::Acc::DTYPE, crate::device::Category::Workspace);
+        let mut sums = self.sums(cx, cols, T::Acc::DTYPE);
         over_rows(
             cx.dev,
             x.len() / cols,

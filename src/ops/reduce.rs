@@ -1,6 +1,6 @@
 //! Sums whose order of additions follows from the shape alone, so that any number of threads gives the same bits.
 
-use crate::device::{Category, Device, Elem, Real, Shared, simd};
+use crate::device::{Category, DType, Device, Elem, Real, Shared, simd};
 use crate::tensor::Tensor;
 
 /// Accumulators of a sum along a row: a multiple of every vector width.
@@ -66,7 +66,7 @@ pub fn over_rows<A: Real>(
     f: impl Fn(std::ops::Range<usize>, &mut [A]) + Sync,
 ) {
     let (width, blocks) = (total.len(), n.div_ceil(ROW_BLOCK));
-    let mut partial = Tensor::empty(dev, blocks, width, A::DTYPE, Category::Workspace);
+    let mut partial = partial_sums(dev, n, width, A::DTYPE);
     let out = Shared::new(partial.data_mut::<A>());
     dev.pool().run(blocks, |b| {
         // SAFETY: each block has its own row of partial sums.
@@ -92,6 +92,11 @@ pub fn over_rows<A: Real>(
             },
         );
     });
+}
+
+/// The workspace of `over_rows`: (blocks, width). On the Meta device it is all there is of it.
+pub fn partial_sums(dev: &Device, n: usize, width: usize, dtype: DType) -> Tensor {
+    Tensor::empty(dev, n.div_ceil(ROW_BLOCK), width, dtype, Category::Workspace)
 }
 
 /// total (C) += Σ_N x.   x (N, C)

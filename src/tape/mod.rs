@@ -5,6 +5,7 @@
 
 mod cx;
 mod op;
+pub mod profile;
 
 pub use cx::{At, Cx, Grads, ParamId, Seq, Weights};
 pub use op::{Back, Cost, Needs, Op, Shape, Slot};
@@ -75,9 +76,13 @@ impl Tape {
     fn run(&mut self, cx: &Cx, n: usize) -> Result<()> {
         let Node { op, x, y, .. } = &self.nodes[n];
         let mut out: Vec<_> = y.iter().map(|v| self.shapes[v.0].empty(cx.dev)).collect();
-        if !cx.dev.is_meta() {
+        if cx.dev.is_meta() {
+            self.note(cx, n, "forward");
+            op.meta_forward(cx, &mut out)?;
+        } else {
             let x: Vec<_> = x.iter().map(|v| &self.values[v.0]).collect();
-            op.forward(cx, &x, &mut out)?;
+            let what = || (self.label(n, "forward"), self.cost_of(n));
+            profile::time(what, || op.forward(cx, &x, &mut out))?;
         }
         y.iter().zip(out).for_each(|(v, y)| self.values[v.0] = y);
         Ok(())
@@ -85,6 +90,18 @@ impl Tape {
 
     pub fn value(&self, v: Var) -> &Tensor {
         &self.values[v.0]
+    }
+
+    /// Name and widths of op n, for the profile.
+    fn label(&self, n: usize, pass: &str) -> String {
+        let Node { op, x, y, .. } = &self.nodes[n];
+        let cols = |v: Option<&Var>| v.map_or(0, |v| self.shapes[v.0].cols);
+        format!("{} {}->{} {pass}", op.name(), cols(x.first()), cols(y.first()))
+    }
+
+    fn cost_of(&self, n: usize) -> Cost {
+        let x: Vec<_> = self.nodes[n].x.iter().map(|v| self.shapes[v.0]).collect();
+        self.nodes[n].op.cost(&x)
     }
 
     /// What the forward did.
@@ -162,9 +179,12 @@ impl Tape {
                 dx: x.iter().map(|v| std::mem::take(&mut slots[v.0])).collect(),
             };
             if cx.dev.is_meta() {
-                self.count(cx, n, &mut b);
+                self.note(cx, n, "backward");
+                let shapes: Vec<_> = x.iter().map(|v| self.shapes[v.0]).collect();
+                op.meta_backward(cx, &shapes, &mut b)?;
             } else {
-                op.backward(cx, dw, &mut b)?;
+                let what = || (self.label(n, "backward"), self.cost_of(n).backward());
+                profile::time(what, || op.backward(cx, dw, &mut b))?;
             }
             let dx: Vec<_> = std::mem::take(&mut b.dx);
             drop(b);
@@ -186,19 +206,10 @@ impl Tape {
         }
     }
 
-    /// The Meta device's backward: the gradients of the inputs exist, nothing is computed.
-    fn count(&self, cx: &Cx, n: usize, b: &mut Back) {
-        let Node { op, x, .. } = &self.nodes[n];
-        for (i, v) in x.iter().enumerate() {
-            match op.passes() {
-                Some((to, from)) if to == i => {
-                    let dy = std::mem::take(&mut b.dy[from]);
-                    if matches!(b.dx[i], Slot::Empty) {
-                        b.dx[i] = Slot::Add(dy);
-                    }
-                }
-                _ => drop(b.dx[i].target(cx.dev, self.shapes[v.0])),
-            }
-        }
+    /// On the Meta device: op n becomes a line of the program.
+    fn note(&self, cx: &Cx, n: usize, pass: &str) {
+        let Node { op, x, y, .. } = &self.nodes[n];
+        let shapes: Vec<_> = x.iter().chain(y).map(|v| self.shapes[v.0]).collect();
+        cx.dev.arena().note(format_args!("{} {pass} {shapes:?}", op.name()));
     }
 }

@@ -50,6 +50,13 @@ pub struct Cost {
     pub bytes: f64,
 }
 
+impl Cost {
+    /// Of the backward: two products for each one; x and dy read and dx written where x was read and y written.
+    pub fn backward(self) -> Cost {
+        Cost { flops: 2.0 * self.flops, bytes: 1.5 * self.bytes }
+    }
+}
+
 /// The gradient of a value while its consumers add to it.
 #[derive(Default)]
 pub enum Slot {
@@ -113,6 +120,22 @@ pub trait Op: Send {
     /// `Some((i, j))`: dx[i] is dy[j] itself, moved.
     fn passes(&self) -> Option<(usize, usize)> {
         None
+    }
+    /// What `forward` does on the Meta device: its collectives and its workspace, in the same order.
+    fn meta_forward(&self, _cx: &Cx, _y: &mut [Tensor]) -> Result<()> {
+        Ok(())
+    }
+    /// The same for `backward`; without collectives and workspace, only the gradients of the inputs come to exist.
+    fn meta_backward(&self, cx: &Cx, x: &[Shape], b: &mut Back) -> Result<()> {
+        let passed = self.passes();
+        for (i, shape) in x.iter().enumerate().filter(|(i, _)| passed.is_none_or(|(to, _)| to != *i)) {
+            b.dx[i].target(cx.dev, *shape);
+        }
+        if let Some((to, from)) = passed {
+            let dy = std::mem::take(&mut b.dy[from]);
+            b.dx[to].put(cx.dev, dy);
+        }
+        Ok(())
     }
     /// Fills y, allocated as `outputs` says.
     fn forward(&self, cx: &Cx, x: &[&Tensor], y: &mut [Tensor]) -> Result<()>;

@@ -16,21 +16,24 @@ pub struct EvalResult {
     pub tokens: u64,
 }
 
+/// Rows of a batch: enough tokens for matrix products to be efficient.
+pub fn batch_rows(seq_len: usize) -> usize {
+    (8192 / seq_len).max(1)
+}
+
 /// Batches of `rows` are dealt to the dp ranks in turn. Collective over all ranks.
 pub fn run(r: &mut Replica, held: &HeldOut, rows: usize, step: u64) -> Result<EvalResult> {
     let (dp, tp) = (r.mesh.dp.clone(), r.mesh.tp.clone());
-    let batches: Vec<MicroBatch> =
-        held.batches(rows).map(|b| b.map(MicroBatch::from)).collect::<Result<_>>()?;
+    let batches = held.rows().div_ceil(rows);
     // Sums by batch, so that the total does not depend on who had which.
-    let mut sums = Tensor::zeros(&r.dev, batches.len(), 2, DType::F64, Category::Comm);
-    for (i, batch) in batches.iter().enumerate() {
-        if i % dp.size() == dp.rank() {
-            let nll = evaluate(r, batch, At { step, layer: 0 })?;
-            if tp.rank() == 0 {
-                let weighted = batch.weights.iter().zip(&nll).map(|(w, l)| *w as f64 * *l as f64);
-                sums.data_mut::<f64>()[2 * i] = weighted.sum();
-                sums.data_mut::<f64>()[2 * i + 1] = batch.weights.iter().map(|w| *w as f64).sum();
-            }
+    let mut sums = Tensor::zeros(&r.dev, batches, 2, DType::F64, Category::Comm);
+    for i in (dp.rank()..batches).step_by(dp.size()) {
+        let batch = MicroBatch::from(held.batch(i * rows, rows)?);
+        let nll = evaluate(r, &batch, At { step, layer: 0 })?;
+        if tp.rank() == 0 {
+            let weighted = batch.weights.iter().zip(&nll).map(|(w, l)| *w as f64 * *l as f64);
+            sums.data_mut::<f64>()[2 * i] = weighted.sum();
+            sums.data_mut::<f64>()[2 * i + 1] = batch.weights.iter().map(|w| *w as f64).sum();
         }
     }
     let sums = r.mesh.world.all_reduce(sums, Reduce::Sum, "evaluation")?.wait()?;

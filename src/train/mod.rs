@@ -5,6 +5,7 @@ pub mod evaluate;
 pub mod metrics;
 pub mod position;
 pub mod progress;
+pub mod rehearsal;
 pub mod replica;
 pub mod resume;
 pub mod run;

@@ -5,6 +5,7 @@ use super::evaluate::{self, EvalResult};
 use super::metrics::Metrics;
 use super::position::Position;
 use super::progress::Progress;
+use super::rehearsal;
 use super::replica::{Plan, Replica};
 use super::resume;
 use super::signal;
@@ -13,6 +14,7 @@ use super::vote::{Ballot, Vote};
 use crate::comm::{Mesh, World, run_ranks};
 use crate::config::{self, Every, OptimState, PhaseConfig, Precision, RunConfig};
 use crate::data::{Domain, HeldOut};
+use crate::device::gemm::peak;
 use crate::device::{DType, Device};
 use crate::model::Network;
 use crate::params::Dp;
@@ -60,6 +62,10 @@ pub fn check(config: &RunConfig, launch: &Launch) -> Result<()> {
         let problem = "training a masked language model is not built yet";
         return refuse("model", problem, "choose a causal model; BERT models can be imported and exported");
     }
+    if let Some(Every::Minutes(_)) = config.checkpoint.keep_every {
+        let problem = "checkpoints to keep are counted in steps";
+        return refuse("checkpoint.keep_every", problem, "give it like \"5000 steps\"");
+    }
     if launch.threads == Some(0) {
         return Err(Error::launch("--threads 0", "give 1 or more"));
     }
@@ -98,6 +104,10 @@ struct Rank<'a> {
     last_save: Instant,
     last_eval: Instant,
     saved_at: Option<u64>,
+    /// Bytes sent so far over dp and tp.
+    sent: [u64; 2],
+    /// Multiply-adds this rank's threads can do, measured at the start, as FLOP/s.
+    peak_flops: f64,
 }
 
 fn rank_main(
@@ -110,6 +120,8 @@ fn rank_main(
     let mesh = Mesh::new(world, config.parallel.tp)?;
     let first = mesh.world.rank() == 0;
     let dev = Device::cpu(launch.threads_per_rank());
+    let programs = rehearsal::program_hashes(config, mesh.world.rank(), mesh.dp.size())?;
+    rehearsal::check_agreement(&dev, mesh.world.as_ref(), &programs)?;
     let mut replica = Replica::new(dev, mesh, &plan(config));
     let position = resume::load(config, start, &mut replica)?;
     let mut rank = Rank {
@@ -121,11 +133,13 @@ fn rank_main(
         last_save: Instant::now(),
         last_eval: Instant::now(),
         saved_at: start.step(),
+        sent: [0; 2],
+        peak_flops: if first { 1e9 * peak(replica.dev.pool()) } else { 0.0 },
         replica,
     };
     if first {
         resume::write_run_file(config)?;
-        rank.describe(launch, start)?;
+        rank.describe(launch, start, &programs)?;
     }
     let done = rank.phases();
     if let (Err(e), world) = (&done, &rank.replica.mesh.world)
@@ -166,6 +180,7 @@ impl Rank<'_> {
                 "steps": phase.steps, "seq_len": phase.seq_len, "global_batch": phase.global_batch,
             })
         })?;
+        self.replica.dev.arena().trim();
         let mut sampler = corpora::sampler(config, self.domains, position.phase)?;
         let held = self.held_out(phase)?;
         let dp = (self.replica.mesh.dp.rank(), self.replica.mesh.dp.size());
@@ -234,19 +249,33 @@ impl Rank<'_> {
             .iter()
             .map(|target| {
                 let domain = self.domains.iter().find(|d| d.name == target.corpus);
-                let domain = domain.expect("the run file was checked");
-                HeldOut::new(domain, phase.seq_len, eval.tokens)
+                let mut domain = domain.expect("the run file was checked").clone();
+                if !target.heldout {
+                    domain.holdout = 1.0; // all of it
+                }
+                HeldOut::new(&domain, phase.seq_len, eval.tokens)
             })
             .collect()
     }
 
     fn evaluate(&mut self, phase: &PhaseConfig, held: &[HeldOut]) -> Result<()> {
         self.last_eval = Instant::now();
+        if held.is_empty() {
+            return Ok(());
+        }
+        // An evaluation has sizes of its own; its buffers and those of training would both stay.
+        let arena = self.replica.dev.arena().clone();
+        arena.trim();
         for h in held {
-            let rows = (8192 / phase.seq_len).max(1);
-            let result = evaluate::run(&mut self.replica, h, rows, self.position.update)?;
+            let result = evaluate::run(
+                &mut self.replica,
+                h,
+                evaluate::batch_rows(phase.seq_len),
+                self.position.update,
+            )?;
             let EvalResult { nll_token, bits_byte, tokens } = result;
-            let corpus = format!("{}:heldout", h.domain().name);
+            let all = if h.domain().holdout < 1.0 { ":heldout" } else { "" };
+            let corpus = format!("{}{all}", h.domain().name);
             self.row("eval", || {
                 json!({ "corpus": corpus, "nll_token": nll_token, "bits_byte": bits_byte, "tokens": tokens })
             })?;
@@ -254,6 +283,7 @@ impl Rank<'_> {
                 p.eval(self.position.update, &corpus, &result);
             }
         }
+        arena.trim();
         Ok(())
     }
 
@@ -284,10 +314,12 @@ impl Rank<'_> {
         }
     }
 
-    fn describe(&mut self, launch: &Launch, start: &resume::Start) -> Result<()> {
+    fn describe(&mut self, launch: &Launch, start: &resume::Start, programs: &[u64]) -> Result<()> {
+        let programs: Vec<_> = programs.iter().map(|p| format!("{p:016x}")).collect();
         let (config, mesh) = (self.config, &self.replica.mesh);
         let model = &config.model;
         let (dp, tp, params) = (mesh.dp.size(), mesh.tp.size(), model.params());
+        let peak = self.peak_flops * (dp * tp) as f64 / 1e12;
         let [full, causal] = [false, true].map(|c| model.flops_per_token(config.run.seq_len, c));
         if let Some(p) = &mut self.progress {
             p.begin(config, launch, dp, tp, start);
@@ -298,7 +330,7 @@ impl Rank<'_> {
                 "config_hash": format!("{:016x}", config.hash()), "git": crate::GIT, "host": hostname(),
                 "ranks": dp * tp, "dp": dp, "tp": tp, "zero": config.parallel.zero, "params": params,
                 "flops_per_token_full": full, "flops_per_token_causal": causal,
-                "threads_per_rank": launch.threads_per_rank(),
+                "threads_per_rank": launch.threads_per_rank(), "peak_tflops": peak, "program_hashes": programs,
             })
         })
     }
@@ -322,7 +354,11 @@ impl Rank<'_> {
             .filter(|(_, (_, weight))| **weight > 0.0)
             .map(|(d, (loss, weight))| (d.name.clone(), json!(loss / weight)))
             .collect();
-        let traffic = [&self.replica.mesh.dp, &self.replica.mesh.tp].map(|c| c.traffic().bytes());
+        let now = [&self.replica.mesh.dp, &self.replica.mesh.tp].map(|c| c.traffic().bytes());
+        let sent = [now[0] - self.sent[0], now[1] - self.sent[1]];
+        self.sent = now;
+        let flops = |causal| rate * self.config.model.flops_per_token(phase.seq_len, causal);
+        let peak = self.peak_flops * self.replica.mesh.world.size() as f64;
         self.row("step", || {
             json!({
                 "sample": sample, "tokens": total, "loss": outcome.loss, "terms": { "ce": outcome.loss },
@@ -330,8 +366,9 @@ impl Rank<'_> {
                 "weight_sum": update.weight_sum,
                 "step_ms": took.as_secs_f64() * 1e3, "tokens_per_s": rate,
                 "data_wait_ms": data_wait.as_secs_f64() * 1e3,
-                "comm_bytes_total": { "dp": traffic[0], "tp": traffic[1] },
-                "peak_mem_gib": memory.fresh_bytes as f64 / (1u64 << 30) as f64,
+                "mfu_full": flops(false) / peak, "mfu_causal": flops(true) / peak,
+                "comm_bytes": { "dp": sent[0], "tp": sent[1] },
+                "peak_mem_gib": memory.peak_fresh as f64 / (1u64 << 30) as f64,
                 "loss_by_domain": by_domain,
             })
         })?;

@@ -69,6 +69,7 @@ impl Ballot {
         let (k, world) = (self.loss_by_domain.len(), mesh.world.size());
         let mut v = Tensor::zeros(dev, 1, 2 * k + FLAGS + world, DType::F64, Category::Comm);
         if dev.is_meta() {
+            mesh.world.all_reduce(v, Reduce::Sum, "step vote")?.wait()?;
             return Ok(Vote::default());
         }
         let data = v.data_mut::<f64>();

@@ -1,0 +1,316 @@
+//! `train --dry-run`: what a run is and what it needs, learned by rehearsing it on the Meta device. Nothing is allocated
+//! or written; corpora are opened, since their sizes say how often they are read.
+
+mod curve;
+mod outside;
+mod text;
+
+pub use curve::Point;
+pub use outside::Outside;
+
+use crate::Result;
+use crate::config::{OptimKind, OptimState, PhaseConfig, Precision, RunConfig};
+use crate::data::{Domain, HeldOut};
+use crate::device::{Category, arena::MemoryUse};
+use crate::train::corpora;
+use crate::train::evaluate::batch_rows;
+use crate::train::position::Position;
+use crate::train::rehearsal::Rehearsal;
+use crate::train::run::{Launch, check};
+use serde::Serialize;
+use std::collections::{BTreeMap, HashMap};
+
+/// All of it; `Display` is for people. Sizes are in bytes.
+#[derive(Serialize)]
+pub struct DryRun {
+    pub run_file: String,
+    pub run_dir: String,
+    pub model: Model,
+    pub layout: Layout,
+    pub corpora: Vec<Corpus>,
+    pub phases: Vec<Phase>,
+    /// Of the whole run, phase after phase.
+    pub memory: Memory,
+    pub checkpoint_bytes: u64,
+    #[serde(skip)]
+    curve: Vec<f64>,
+}
+
+#[derive(Serialize)]
+pub struct Model {
+    pub layers: usize,
+    pub dim: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub vocab: usize,
+    pub dtype: &'static str,
+    pub params: u64,
+    pub matmul_params: u64,
+    /// Forward and backward, at the run's seq_len.
+    pub flops_per_token_full: f64,
+    pub flops_per_token_causal: f64,
+}
+
+#[derive(Serialize)]
+pub struct Layout {
+    pub ranks: usize,
+    pub dp: usize,
+    pub tp: usize,
+    pub threads_per_rank: usize,
+    pub zero: u8,
+    pub recompute: &'static str,
+}
+
+#[derive(Serialize)]
+pub struct Corpus {
+    pub name: String,
+    pub path: String,
+    pub tokens: u64,
+    pub documents: u64,
+}
+
+#[derive(Serialize)]
+pub struct Phase {
+    pub name: String,
+    pub tokens: u64,
+    pub steps: u64,
+    pub seq_len: usize,
+    pub global_batch: usize,
+    pub micro_batch: usize,
+    /// Micro-batches of a rank in an update.
+    pub micro_steps: usize,
+    pub mix: Vec<Share>,
+    pub start: Clocks,
+    /// The first update, the last of each segment, the last of the phase.
+    pub lr: Vec<Point>,
+    /// Forward and backward of the whole phase, causal.
+    pub flops: f64,
+    /// The most in use at once if this phase were the run.
+    pub peak_bytes: usize,
+    /// Sent by a rank in an update, by axis.
+    pub sent_bytes: BTreeMap<&'static str, u64>,
+    pub program: String,
+}
+
+#[derive(Serialize)]
+pub struct Share {
+    pub corpus: String,
+    pub share: f64,
+    pub tokens: u64,
+    /// Passes over the corpus when the phase ends, counted from where its cursor began.
+    pub epochs: f64,
+}
+
+/// Where the clocks stand when a phase begins.
+#[derive(Serialize)]
+pub struct Clocks {
+    pub update: u64,
+    pub schedule: u64,
+    pub sample: u64,
+    pub tokens: u64,
+    pub adam_t: u64,
+}
+
+#[derive(Serialize)]
+pub struct Memory {
+    /// The most of each category, of the rank that needs most.
+    pub peak: BTreeMap<&'static str, usize>,
+    /// The most of all together.
+    pub at_once: usize,
+    /// What the arena asks of the system: it keeps a buffer of each size for the next request of that size.
+    pub arena: usize,
+    pub outside: Outside,
+    pub rank: usize,
+    /// All ranks, which are threads of one process.
+    pub process: usize,
+}
+
+impl DryRun {
+    /// Errors are those that `train` would end with before its first update.
+    pub fn new(config: &RunConfig, launch: &Launch) -> Result<DryRun> {
+        check(config, launch)?;
+        let domains = corpora::open(config)?;
+        let held = held_out(config, &domains)?;
+        let (tp, dp) = (config.parallel.tp, launch.ranks / config.parallel.tp);
+        let threads = launch.threads_per_rank();
+
+        let phases = (0..config.phases.len()).map(|i| Phase::new(config, &domains, i, dp));
+        let phases = phases.collect::<Result<_>>()?;
+        let ranks = rehearse(config, &held, dp)?;
+        let outside = Outside::new(config, dp, threads);
+        let m = &config.model;
+        Ok(DryRun {
+            run_file: config.source_file.clone(),
+            run_dir: config.run.dir.display().to_string(),
+            model: Model {
+                layers: m.layers,
+                dim: m.dim,
+                heads: m.heads,
+                kv_heads: m.kv_heads,
+                vocab: m.vocab,
+                dtype: match config.run.dtype {
+                    Precision::F32 => "f32",
+                    Precision::Bf16 => "bf16",
+                },
+                params: m.params(),
+                matmul_params: m.matmul_params(),
+                flops_per_token_full: m.flops_per_token(config.run.seq_len, false),
+                flops_per_token_causal: m.flops_per_token(config.run.seq_len, true),
+            },
+            layout: Layout {
+                ranks: launch.ranks,
+                dp,
+                tp,
+                threads_per_rank: threads,
+                zero: config.parallel.zero,
+                recompute: match config.parallel.recompute {
+                    crate::config::Recompute::Keep => "keep",
+                    crate::config::Recompute::Cheap => "cheap",
+                    crate::config::Recompute::Full => "full",
+                },
+            },
+            corpora: domains.iter().map(Corpus::new).collect(),
+            curve: curve::sample(config),
+            checkpoint_bytes: checkpoint_bytes(config),
+            memory: Memory::new(&ranks, outside),
+            phases,
+        })
+    }
+}
+
+/// What each phase evaluates on.
+fn held_out(config: &RunConfig, domains: &[Domain]) -> Result<Vec<Vec<HeldOut>>> {
+    let of_phase = |p: &PhaseConfig| {
+        let Some(eval) = &p.eval else { return Ok(vec![]) };
+        let named = |name: &str| domains.iter().find(|d| d.name == name).expect("the run file was checked");
+        eval.on.iter().map(|t| HeldOut::new(named(&t.corpus), p.seq_len, eval.tokens)).collect()
+    };
+    config.phases.iter().map(of_phase).collect()
+}
+
+impl Phase {
+    fn new(config: &RunConfig, domains: &[Domain], i: usize, dp: usize) -> Result<Phase> {
+        let phase = &config.phases[i];
+        let mut alone = Rehearsal::new(config, 0, dp);
+        alone.update(phase)?;
+        let program = alone.replica.dev.arena().program_hash();
+        let mesh = &alone.replica.mesh;
+        let sent = [("dp", &mesh.dp), ("tp", &mesh.tp), ("world", &mesh.world)];
+        let sent_bytes = sent.map(|(axis, comm)| (axis, comm.traffic().bytes())).into();
+        alone.update(phase)?;
+        let split = alone.split(phase);
+
+        let before = &config.phases[..i];
+        let begin = Position { update: before.iter().map(|p| p.steps).sum(), phase: i, phase_step: 0 };
+        // Updates since the optimizer's state was new.
+        let adam_t = (0..=i).fold(0, |t, n| match config.phases[n].optimizer {
+            OptimState::Reset => 0,
+            _ if n > 0 => t + config.phases[n - 1].steps,
+            _ => 0,
+        });
+        let sampler = corpora::sampler(config, domains, i)?;
+        let samples = phase.steps * phase.global_batch as u64;
+        let all: f64 = phase.mix.iter().map(|(_, w)| w).sum();
+        let share = |(name, weight): &(String, f64)| {
+            let d = domains.iter().position(|d| d.name == *name).expect("the run file was checked");
+            let share = weight / all;
+            let drawn = sampler.expected(begin.sample(config) + samples)[d];
+            Share {
+                corpus: name.clone(),
+                share,
+                tokens: (share * phase.tokens as f64).round() as u64,
+                epochs: drawn / sampler.windows(d) as f64,
+            }
+        };
+        Ok(Phase {
+            name: phase.name.clone(),
+            tokens: samples * phase.seq_len as u64,
+            steps: phase.steps,
+            seq_len: phase.seq_len,
+            global_batch: phase.global_batch,
+            micro_batch: split.micro_batch,
+            micro_steps: split.micro_steps,
+            mix: phase.mix.iter().map(share).collect(),
+            start: Clocks {
+                update: begin.update,
+                schedule: begin.schedule(config),
+                sample: begin.sample(config),
+                tokens: begin.tokens(config),
+                adam_t,
+            },
+            lr: curve::boundaries(phase, begin.update),
+            flops: config.model.flops_per_token(phase.seq_len, true)
+                * (samples * phase.seq_len as u64) as f64,
+            peak_bytes: alone.replica.dev.arena().used().peak_total,
+            sent_bytes,
+            program: format!("{program:016x}"),
+        })
+    }
+}
+
+impl Corpus {
+    fn new(d: &Domain) -> Corpus {
+        Corpus {
+            name: d.name.clone(),
+            path: d.corpus.prefix().display().to_string(),
+            tokens: d.corpus.tokens(),
+            documents: d.corpus.documents(),
+        }
+    }
+}
+
+impl Memory {
+    fn new(ranks: &[MemoryUse], outside: Outside) -> Memory {
+        let most = ranks.iter().max_by_key(|r| r.peak_fresh).expect("a run has ranks");
+        let arenas: usize = ranks.iter().map(|r| r.peak_fresh).sum();
+        Memory {
+            peak: Category::ALL.into_iter().map(|c| (c.name(), most.peak[c as usize])).collect(),
+            at_once: most.peak_total,
+            arena: most.peak_fresh,
+            rank: most.peak_fresh + outside.rank(),
+            process: arenas + ranks.len() * outside.rank() + outside.process,
+            outside,
+        }
+    }
+}
+
+/// The run on the Meta device, as every rank: phase after phase, two updates and an evaluation of each.
+fn rehearse(config: &RunConfig, held: &[Vec<HeldOut>], dp: usize) -> Result<Vec<MemoryUse>> {
+    let tp = config.parallel.tp;
+    // Ranks differ in their part of the vocabulary and in whether they have a batch of an evaluation.
+    let mut known: HashMap<(usize, Vec<bool>), MemoryUse> = HashMap::new();
+    let rows: Vec<Vec<usize>> = held.iter().map(|h| h.iter().map(HeldOut::rows).collect()).collect();
+    let mut rank_memory = |rank: usize| {
+        let evaluates = |(phase, rows): (&PhaseConfig, &Vec<usize>)| -> Vec<bool> {
+            rows.iter().map(|n| rank / tp < n.div_ceil(batch_rows(phase.seq_len))).collect()
+        };
+        let key = (rank % tp, config.phases.iter().zip(&rows).flat_map(evaluates).collect());
+        if let Some(memory) = known.get(&key) {
+            return Ok(memory.clone());
+        }
+        let mut r = Rehearsal::new(config, rank, dp);
+        for (phase, rows) in config.phases.iter().zip(&rows) {
+            r.begin()?;
+            r.update(phase)?;
+            r.update(phase)?;
+            if !rows.is_empty() {
+                r.evaluate(phase, rows)?;
+            }
+        }
+        Ok(known.entry(key).or_insert(r.replica.dev.arena().used()).clone())
+    };
+    (0..dp * tp).map(&mut rank_memory).collect()
+}
+
+/// Weights and optimizer state as stored, without headers: each value once, whatever the topology.
+fn checkpoint_bytes(config: &RunConfig) -> u64 {
+    let (weights, master) = match config.run.dtype {
+        Precision::F32 => (4, 0),
+        Precision::Bf16 => (2, 4),
+    };
+    let moments = match config.optim.kind {
+        OptimKind::AdamW { .. } => 8,
+        OptimKind::Sgd { .. } => 0,
+    };
+    config.model.params() * (weights + master + moments)
+}

@@ -1,0 +1,199 @@
+//! A dry run as a page of text: aligned columns, sizes in binary units.
+
+use super::curve::{self, Point};
+use super::{DryRun, Phase};
+use crate::device::Category;
+use crate::train::progress::count;
+use std::fmt;
+
+/// Phases listed in full; of more, the rest is counted.
+const LISTED: usize = 6;
+
+/// 0 B, 640 B, 12.3 KiB, 4.56 MiB, 7.89 GiB
+pub fn bytes(n: u64) -> String {
+    let (units, mut x, mut unit) = (["B", "KiB", "MiB", "GiB", "TiB"], n as f64, 0);
+    while x >= 1024.0 && unit + 1 < units.len() {
+        (x, unit) = (x / 1024.0, unit + 1);
+    }
+    let digits = if unit == 0 || x >= 100.0 {
+        0
+    } else if x >= 10.0 {
+        1
+    } else {
+        2
+    };
+    format!("{x:.digits$} {}", units[unit])
+}
+
+impl fmt::Display for DryRun {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let (m, l) = (&self.model, &self.layout);
+        let s = |n: usize| if n == 1 { "" } else { "s" };
+        writeln!(f, "{} -> {}   (dry run: nothing is trained or written)\n", self.run_file, self.run_dir)?;
+        writeln!(
+            f,
+            "model       {} layers, dim {}, {} heads, {} kv heads, vocab {}, {}",
+            m.layers, m.dim, m.heads, m.kv_heads, m.vocab, m.dtype
+        )?;
+        writeln!(
+            f,
+            "            {} parameters, {} of them in matrix products",
+            count(m.params as f64),
+            count(m.matmul_params as f64)
+        )?;
+        writeln!(
+            f,
+            "            {}FLOP a token, causal; {}FLOP with attention counted in full",
+            count(m.flops_per_token_causal),
+            count(m.flops_per_token_full)
+        )?;
+        writeln!(
+            f,
+            "layout      {} rank{} = dp {} x tp {}, {} thread{} each; zero {}, recompute {}",
+            l.ranks,
+            s(l.ranks),
+            l.dp,
+            l.tp,
+            l.threads_per_rank,
+            s(l.threads_per_rank),
+            l.zero,
+            l.recompute
+        )?;
+        for (i, c) in self.corpora.iter().enumerate().take(LISTED) {
+            let (head, tokens) = (if i == 0 { "corpora" } else { "" }, count(c.tokens as f64));
+            writeln!(
+                f,
+                "{head:<12}{:<12} {tokens:>9} tokens, {} documents, {}",
+                c.name, c.documents, c.path
+            )?;
+        }
+        self.phases(f)?;
+        self.rates(f)?;
+        self.memory(f)
+    }
+}
+
+impl DryRun {
+    fn phases(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        writeln!(
+            f,
+            "\n{:<12}{:>9}{:>9}{:>9}{:>7}{:>15}{:>9}{:>10}{:>10}{:>9}",
+            "phase",
+            "tokens",
+            "steps",
+            "seq_len",
+            "batch",
+            "dp x acc x mb",
+            "update",
+            "schedule",
+            "sample",
+            "adam t"
+        )?;
+        for p in self.phases.iter().take(LISTED) {
+            let c = &p.start;
+            writeln!(
+                f,
+                "{:<12}{:>9}{:>9}{:>9}{:>7}{:>15}{:>9}{:>10}{:>10}{:>9}",
+                p.name,
+                count(p.tokens as f64),
+                p.steps,
+                p.seq_len,
+                p.global_batch,
+                format!("{} x {} x {}", self.layout.dp, p.micro_steps, p.micro_batch),
+                c.update,
+                c.schedule,
+                c.sample,
+                c.adam_t
+            )?;
+            writeln!(f, "{:<12}  {}", "", mix(p))?;
+        }
+        if self.phases.len() > LISTED {
+            writeln!(f, "and {} more; --json lists all", self.phases.len() - LISTED)?;
+        }
+        let flops: f64 = self.phases.iter().map(|p| p.flops).sum();
+        let tokens: u64 = self.phases.iter().map(|p| p.tokens).sum();
+        writeln!(f, "{:<12}{:>9} tokens, {:.2e} FLOP, causal", "all", count(tokens as f64), flops)
+    }
+
+    fn rates(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let most = self.curve.iter().copied().fold(0.0, f64::max);
+        writeln!(f, "\nlearning rate by update")?;
+        for (i, row) in curve::bars(&self.curve).into_iter().enumerate() {
+            let label = if i == 0 { format!("{most:.2e}") } else { String::new() };
+            writeln!(f, "{label:>11} {row}")?;
+        }
+        writeln!(f, "{:>11} {}", "0", self.names_under_the_plot())?;
+        let points: Vec<&Point> = self.phases.iter().flat_map(|p| &p.lr).collect();
+        for (i, line) in points.chunks(5).enumerate().take(3) {
+            let points: Vec<_> =
+                line.iter().map(|p| format!("{:>7}: {:<8}", p.update, format!("{:.2e}", p.lr))).collect();
+            writeln!(f, "{:<12}{}", if i == 0 { "at update" } else { "" }, points.join(" ").trim_end())?;
+        }
+        Ok(())
+    }
+
+    /// Each phase's name where it begins.
+    fn names_under_the_plot(&self) -> String {
+        let total: u64 = self.phases.iter().map(|p| p.steps).sum();
+        let mut line = String::new();
+        for p in &self.phases {
+            let column = (p.start.update as u128 * self.curve.len() as u128 / total.max(1) as u128) as usize;
+            if line.chars().count() <= column {
+                let gap = column - line.chars().count();
+                line += &format!("{}|{} ", " ".repeat(gap), p.name);
+            }
+        }
+        line.trim_end().to_string()
+    }
+
+    fn memory(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let (m, size) = (&self.memory, |n: usize| bytes(n as u64));
+        writeln!(f, "\nmemory of a rank, at its peak")?;
+        let categories: Vec<String> =
+            Category::ALL.map(|c| format!("{:<12}{:>10}", c.name(), size(m.peak[c.name()]))).into();
+        for pair in categories.chunks(3) {
+            writeln!(f, "  {}", pair.join("      "))?;
+        }
+        writeln!(f, "  {:<32}{:>10}", "at most at once", size(m.at_once))?;
+        writeln!(f, "  {:<32}{:>10}   one buffer of each size, kept for reuse", "arena", size(m.arena))?;
+        let o = &m.outside;
+        writeln!(
+            f,
+            "  {:<32}{:>10}   estimate: products {}, attention {}, data {}",
+            "outside the arena",
+            size(o.rank()),
+            size(o.products),
+            size(o.attention),
+            size(o.data)
+        )?;
+        writeln!(f, "  {:<32}{:>10}   the one that needs most", "a rank", size(m.rank))?;
+        writeln!(
+            f,
+            "  {:<32}{:>10}   all ranks, {} for the program",
+            "process",
+            size(m.process),
+            size(o.process)
+        )?;
+        for p in self.phases.iter().take(LISTED) {
+            let sent: Vec<_> = p.sent_bytes.iter().map(|(axis, n)| format!("{axis} {}", bytes(*n))).collect();
+            writeln!(
+                f,
+                "{:<12}an update sends, per rank: {}; program {}",
+                p.name,
+                sent.join(", "),
+                p.program
+            )?;
+        }
+        writeln!(f, "checkpoint  {} each", bytes(self.checkpoint_bytes))
+    }
+}
+
+/// "web 95 %, 1.2 M tokens, pass 0.80 | laws 5 %, ..."
+fn mix(p: &Phase) -> String {
+    let share = |s: &super::Share| {
+        let (share, tokens) = (100.0 * s.share, count(s.tokens as f64));
+        let digits = if share.fract() == 0.0 { 0 } else { 1 };
+        format!("{} {share:.digits$} %, {tokens} tokens, {:.2} epochs", s.corpus, s.epochs)
+    };
+    p.mix.iter().filter(|s| s.share > 0.0).map(share).collect::<Vec<_>>().join(" | ")
+}

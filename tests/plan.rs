@@ -1,0 +1,224 @@
+//! What `--dry-run` says against what a run does: the arena's book-keeping exactly, the process's memory within 10 %.
+
+use espalier::comm::{Mesh, run_ranks};
+use espalier::config::RunConfig;
+use espalier::device::{Category, Device, arena::MemoryUse};
+use espalier::params::RandomInit;
+use espalier::tape::Seq;
+use espalier::train::corpora::Split;
+use espalier::train::rehearsal::Rehearsal;
+use espalier::train::replica::Replica;
+use espalier::train::run::plan;
+use espalier::train::step::{MicroBatch, Update, step};
+use espalier::train::vote::Ballot;
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+fn config(model: &str, rest: &str) -> RunConfig {
+    let text = format!(
+        r#"schema = 1
+        [run]
+        dir = "unused"
+        seq_len = 64
+        global_batch = 8
+        {rest}
+        [model]
+        {model}
+        [data]
+        text = {{ path = "unused" }}
+        [[phase]]
+        name = "main"
+        steps = 4
+        lr = [{{ kind = "const", to = 1e-3 }}]
+        "#
+    );
+    RunConfig::parse(&text, "test.toml", &[]).expect("a run file")
+}
+
+/// Rows of different documents; which tokens does not matter.
+fn batch(rows: usize, seq_len: usize, vocab: usize) -> MicroBatch {
+    let n = rows * seq_len;
+    let tokens: Vec<u32> = (0..n).map(|i| (i * 7919 % vocab) as u32).collect();
+    let seq = Seq { rows, seq_len, ..Seq::packed(&tokens, &vec![seq_len; rows]) };
+    let seq = Seq { sample_ids: (0..rows as u64).collect(), ..seq };
+    MicroBatch { targets: tokens, weights: vec![1.0; n], domains: vec![0; rows], seq }
+}
+
+/// Memory and bytes sent on (dp, tp, world) by each rank after two updates.
+fn real(config: &RunConfig, ranks: usize) -> Vec<(MemoryUse, [u64; 3])> {
+    let run = run_ranks(ranks, Duration::from_secs(120), |world| {
+        let mesh = Mesh::new(world, config.parallel.tp)?;
+        let before = mesh.world.traffic();
+        let mut r = Replica::new(Device::cpu(1), mesh, &plan(config));
+        r.params.fill(&r.dev, &RandomInit { seed: 1 })?;
+        let phase = &config.phases[0];
+        let dp = (r.mesh.dp.rank(), r.mesh.dp.size());
+        let split = Split::new(dp, config.parallel.micro_batch, phase.global_batch, phase.seq_len);
+        for n in 0..2 {
+            let micro = || batch(split.micro_batch, phase.seq_len, config.model.vocab);
+            let batches: Vec<_> = (0..split.micro_steps).map(|_| micro()).collect();
+            let update = Update { step: n, lr: 1e-3, clip: Some(1.0), weight_sum: 512.0 };
+            step(&mut r, &batches, &update, Ballot::new(config.data.len()))?;
+        }
+        let m = &r.mesh;
+        let sent = [m.dp.traffic(), m.tp.traffic(), m.world.traffic() - before].map(|t| t.bytes());
+        Ok((r.dev.arena().used(), sent))
+    });
+    run.expect("two updates")
+}
+
+fn check(name: &str, config: &RunConfig, ranks: usize) {
+    let tp = config.parallel.tp;
+    for (rank, (memory, sent)) in real(config, ranks).into_iter().enumerate() {
+        let mut r = Rehearsal::new(config, rank, ranks / tp);
+        r.update(&config.phases[0]).expect("a rehearsal");
+        r.update(&config.phases[0]).expect("a rehearsal");
+        let m = &r.replica.mesh;
+        let told = r.replica.dev.arena().used();
+        for c in Category::ALL {
+            let (cpu, meta) = (memory.peak[c as usize], told.peak[c as usize]);
+            println!("{name} rank {rank} {c}: {cpu} bytes, {meta} foretold");
+        }
+        assert_eq!(told, memory, "{name} rank {rank}: foretold, and what it was");
+        assert_eq!(
+            [&m.dp, &m.tp, &m.world].map(|c| c.traffic().bytes()),
+            sent,
+            "{name} rank {rank}: bytes sent"
+        );
+        assert!(memory.peak[Category::Workspace as usize] > 0 && memory.peak_total < memory.peak_fresh);
+    }
+}
+
+#[test]
+fn the_meta_arena_foretells_the_cpu_arena_of_a_gpt2_that_keeps_everything() {
+    let c = config(
+        "preset = \"gpt2-124m\"\nlayers = 3\ndim = 64\nheads = 4\nffn_dim = 256\nvocab = 500",
+        "[parallel]\nmicro_batch = 8",
+    );
+    check("gpt2 keep", &c, 1);
+}
+
+#[test]
+fn the_meta_arena_foretells_the_cpu_arena_of_a_llama_with_accumulation_and_cheap_recompute() {
+    let c = config(
+        "preset = \"llama-tiny\"\nlayers = 3\nvocab = 500\nqk_norm = true",
+        "[parallel]\nmicro_batch = 2\nzero = 1\nrecompute = \"cheap\"",
+    );
+    check("llama cheap", &c, 2);
+}
+
+#[test]
+fn the_meta_arena_foretells_the_cpu_arena_of_bf16_with_full_recompute_on_two_tensor_parallel_ranks() {
+    let c = config(
+        "preset = \"llama-tiny\"\nlayers = 3\nvocab = 300\nmlp_bias = true\nhead_bias = true\ntied = true",
+        "dtype = \"bf16\"\n[parallel]\ntp = 2\nmicro_batch = 4\nrecompute = \"full\"",
+    );
+    check("bf16 full tp 2", &c, 2);
+    check("bf16 full tp 2 dp 2", &c, 4);
+}
+
+fn espalier(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_espalier"));
+    command.args(args).current_dir(env!("CARGO_MANIFEST_DIR"));
+    command
+}
+
+fn output(args: &[&str]) -> String {
+    let out = espalier(args).output().expect("the program starts");
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).expect("text")
+}
+
+/// A corpus of the sample texts and a run of three updates with an evaluation and a checkpoint.
+fn run_file(dir: &Path, rest: &str) -> String {
+    let (corpus, file) = (dir.join("text"), dir.join("run.toml"));
+    output(&["corpus", "build", "tests/text", "--out", corpus.to_str().expect("a path")]);
+    let text = format!(
+        r#"schema = 1
+        eval = {{ on = ["text:heldout"], every = "1000 steps", tokens = 4000 }}
+        data = {{ text = {{ path = {corpus:?}, holdout = 0.2 }} }}
+        [run]
+        dir = {:?}
+        seq_len = 256
+        {rest}
+        [[phase]]
+        name = "main"
+        steps = 3
+        lr = [{{ kind = "linear", to = 1e-3, steps = 1 }}, {{ kind = "cosine", to = 1e-4 }}]
+        "#,
+        dir.join("run")
+    );
+    std::fs::write(&file, text).expect("a run file");
+    file.to_str().expect("a path").into()
+}
+
+/// The most anonymous memory of a process while it runs, bytes.
+#[cfg(target_os = "linux")]
+fn peak_anonymous(mut command: Command) -> u64 {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let status = format!("/proc/{}/status", child.id());
+    let mut most = 0;
+    while child.try_wait().expect("a child").is_none() {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|l| l.strip_prefix("RssAnon:"));
+        let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
+        most = most.max(kib.unwrap_or(0) << 10);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let out = child.wait_with_output().expect("a child");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    most
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn peak_anonymous_memory_is_within_a_tenth_of_what_the_dry_run_says() {
+    let cases = [
+        (
+            "gpt2 keep",
+            "1",
+            "global_batch = 8
+            [model]
+            preset = \"gpt2-124m\"\nlayers = 4\ndim = 384\nheads = 6\nvocab = 257\nmax_positions = 256
+            [parallel]
+            micro_batch = 8",
+        ),
+        (
+            "llama cheap, 2 ranks, accumulation",
+            "2",
+            "global_batch = 8
+            [model]
+            preset = \"llama-tiny\"\nlayers = 4\nvocab = 257
+            [parallel]
+            micro_batch = 2\nzero = 1\nrecompute = \"cheap\"",
+        ),
+        (
+            "bf16 full, tp 2",
+            "2",
+            "global_batch = 4\ndtype = \"bf16\"
+            [model]
+            preset = \"llama-tiny\"\nlayers = 4\ndim = 512\nheads = 8\nkv_heads = 4\nffn_dim = 1536\nvocab = 8192
+            [parallel]
+            micro_batch = 4\ntp = 2\nrecompute = \"full\"",
+        ),
+    ];
+    for (name, ranks, rest) in cases {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = run_file(dir.path(), rest);
+        let args = ["train", &file, "--ranks", ranks, "--threads", "1"];
+        let plan: Value =
+            serde_json::from_str(&output(&[&args[..], &["--dry-run", "--json"]].concat())).expect("JSON");
+        let told = plan["memory"]["process"].as_u64().expect("bytes");
+        let was = peak_anonymous(espalier(&args));
+        let ratio = was as f64 / told as f64;
+        println!(
+            "{name}: {:.1} MiB, foretold {:.1}, {ratio:.3}",
+            was as f64 / 1048576.0,
+            told as f64 / 1048576.0
+        );
+        assert!(was > 100 << 20, "{name}: {was} bytes are too few to tell anything");
+        assert!((0.9..=1.1).contains(&ratio), "{name}: {was} bytes, foretold {told}: {}", plan["memory"]);
+    }
+}
