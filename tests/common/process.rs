@@ -48,8 +48,19 @@ pub const STEPS: u64 = 60;
 pub struct Site(TempDir);
 
 impl Site {
-    pub fn new() -> Site {
-        let site = Site(TempDir::new().expect("a temporary folder"));
+    /// On a disk, where a save takes a while.
+    pub fn on_disk() -> Site {
+        Site::new(TempDir::new())
+    }
+
+    /// In memory where the system has it: what the program waits for at a disk protects from more than a kill.
+    pub fn in_memory() -> Site {
+        let memory = Path::new("/dev/shm");
+        Site::new(if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() })
+    }
+
+    fn new(folder: std::io::Result<TempDir>) -> Site {
+        let site = Site(folder.expect("a temporary folder"));
         let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/text");
         let files = ["1821-Monroe-1.txt", "1829-Jackson-1.txt", "1845-Polk-1.txt"].map(|f| text.join(f));
         build_bytes(&files, &site.0.path().join("large")).expect("a corpus");
