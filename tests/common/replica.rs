@@ -10,7 +10,7 @@ use espalier::tape::Recompute;
 use espalier::train::replica::{Plan, Replica};
 use std::time::Duration;
 
-/// T of every test.
+/// T unless a test says otherwise.
 pub const SEQ_LEN: usize = 48;
 pub const VOCAB: usize = 517;
 
@@ -51,6 +51,8 @@ pub fn llama() -> ModelConfig {
 #[derive(Clone)]
 pub struct Setup {
     pub model: ModelConfig,
+    /// The longest that will be seen.
+    pub seq_len: usize,
     pub kind: OptimKind,
     pub dtype: DType,
     pub recompute: Recompute,
@@ -66,6 +68,7 @@ impl Setup {
     pub fn solo(model: ModelConfig) -> Setup {
         Setup {
             model,
+            seq_len: SEQ_LEN,
             kind: OptimKind::AdamW {
                 betas: [0.9, 0.95],
                 eps: 1e-8,
@@ -92,7 +95,7 @@ impl Setup {
             dtype: self.dtype,
             recompute: self.recompute,
             zero: self.zero,
-            seq_len: SEQ_LEN,
+            seq_len: self.seq_len,
         };
         let ranks = run_ranks(self.dp * self.tp, Duration::from_secs(300), |world| {
             let mut r = Replica::new(Device::cpu(self.threads), Mesh::new(world, self.tp)?, &plan);
