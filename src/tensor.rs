@@ -27,11 +27,9 @@ impl Tensor {
         Tensor { rows, cols, dtype, buffer: Some(Arc::new(buffer)) }
     }
     pub fn zeros(dev: &Device, rows: usize, cols: usize, dtype: DType, category: Category) -> Tensor {
-        let mut t = Tensor::empty(dev, rows, cols, dtype, category);
-        if !dev.is_meta() {
-            t.bytes_mut().fill(0);
-        }
-        t
+        let mut buffer = dev.arena().take(rows * cols * dtype.bytes(), category);
+        buffer.zero();
+        Tensor { rows, cols, dtype, buffer: Some(Arc::new(buffer)) }
     }
     /// Copies values in, for inputs and tests.
     pub fn from_slice<T: Elem>(

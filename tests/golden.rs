@@ -222,3 +222,69 @@ fn twenty_steps_of_adamw_and_sgd_follow_pytorch() {
         }
     }
 }
+
+/// The hidden states before the head (N, C): what the head's tape was given.
+fn hidden(r: &Replica, seq: &Seq) -> Vec<f32> {
+    let (tapes, _) = forward(r, seq, At::default(), true).expect("forward");
+    let (tape, input, _) = tapes.last().expect("the head's tape");
+    tape.value(input.expect("the head has an input")).data::<f32>().to_vec()
+}
+
+#[test]
+fn minilm_weights_give_the_hidden_states_of_transformers() {
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/minilm");
+    if !weights.join("model.safetensors").exists() {
+        println!("skipped: no data/minilm; tools/get-minilm fetches it");
+        return;
+    }
+    let golden = Golden::read(&folder("minilm").join("golden.safetensors"));
+    let options = espalier::hf::Options { allow_missing_head: true, seed: 0 };
+    let source = HfSource::open_with(&weights, options).expect("MiniLM opens");
+    let lengths: Vec<usize> = golden.get("lengths").iter().map(|&n| n as usize).collect();
+    let ids: Vec<u32> = golden.get("tokens").iter().map(|&t| t as u32).collect();
+    let optim = optim(adamw());
+    let plan = Plan {
+        model: source.config(),
+        optim: &optim,
+        dtype: DType::F32,
+        recompute: Recompute::Keep,
+        zero: 0,
+        seq_len: 64,
+    };
+    let mut r = Replica::new(Device::cpu(2), Mesh::solo(), &plan);
+    r.params.fill(&r.dev, &source).expect("weights");
+    let got = hidden(&r, &Seq::packed(&ids, &lengths));
+    let want = golden.get("hidden");
+    let gap = distance(&got, want, largest(want));
+    println!("minilm: hidden states {gap:.1e}");
+    assert!(gap <= 2e-5, "hidden states are off by {gap:e} of the largest");
+}
+
+#[test]
+fn bf16_training_follows_f32_within_what_its_eight_bits_allow() {
+    for case in ["gpt2", "llama", "qwen3"] {
+        let golden = Golden::read(&folder(case).join("golden.safetensors"));
+        let source = HfSource::open(&folder(case)).expect("the golden directory opens");
+        let optim = optim(adamw());
+        let plan = Plan {
+            model: source.config(),
+            optim: &optim,
+            dtype: DType::Bf16,
+            recompute: Recompute::Cheap,
+            zero: 0,
+            seq_len: 96,
+        };
+        let mut r = Replica::new(Device::cpu(2), Mesh::solo(), &plan);
+        r.params.fill(&r.dev, &source).expect("weights");
+        let mut worst = 0.0f64;
+        for (i, want) in golden.get("adamw_losses").iter().enumerate() {
+            let batch = golden.batch("train_tokens", "train_targets", i);
+            let weight_sum = weight_sum(&batch);
+            let update = Update { step: i as u64, lr: 1e-3, clip: None, weight_sum };
+            let loss = step(&mut r, &[batch], &update, Ballot::new(1)).expect("a step").loss;
+            worst = worst.max((loss / *want as f64 - 1.0).abs());
+        }
+        println!("{case}: bf16 losses within {worst:.1e} of f32");
+        assert!(worst <= 5e-3, "{case}: bf16 losses are off by {worst:e}");
+    }
+}

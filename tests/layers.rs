@@ -1,5 +1,7 @@
 //! A module uses only modules of its own layer or below, in the order that `src/lib.rs` states; and files stay short.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 

@@ -83,7 +83,34 @@ fn bytes(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::bytes;
+    use super::*;
+    use crate::params::RandomInit;
+
+    #[test]
+    fn the_family_is_found_and_unknown_arguments_are_named() {
+        let c = ModelConfig::preset("llama-tiny").unwrap();
+        let source = RandomInit { seed: 1 };
+        let dir = tempfile::tempdir().unwrap();
+        let good = ExportArgs {
+            from: String::new(),
+            out: dir.path().join("a/b"),
+            family: None,
+            dtype: "bf16".into(),
+            max_shard: "5GB".into(),
+        };
+        let bad = [
+            ("gemma", ExportArgs { family: Some("gemma".into()), ..good.clone() }),
+            ("f16", ExportArgs { dtype: "f16".into(), ..good.clone() }),
+            ("lots", ExportArgs { max_shard: "lots".into(), ..good.clone() }),
+        ];
+        for (word, args) in &bad {
+            let error = export(args, &c, &source, None).unwrap_err().to_string();
+            assert!(error.contains(word) && error.contains("not known"), "{error}");
+        }
+        assert!(!good.out.exists());
+        assert_eq!(export(&good, &c, &source, None).unwrap(), Family::Llama);
+        assert_eq!(hf::HfSource::open(&good.out).unwrap().stored_types(), [("BF16", c.params())]);
+    }
 
     #[test]
     fn shard_sizes_are_decimal_and_nothing_else_is_taken() {

@@ -108,19 +108,18 @@ impl Arena {
     pub fn take(self: &Arc<Self>, bytes: usize, category: Category) -> Buffer {
         let class = bytes.next_multiple_of(if bytes < MAP_FROM { ALIGN } else { 4096 }).max(ALIGN);
         let mut s = self.state.lock().expect("no panic under the lock");
-        let ptr = match s.free.get_mut(&class).and_then(Vec::pop) {
-            Some(ptr) => ptr,
-            None => {
-                s.used.fresh_bytes += class;
-                s.used.peak_fresh = s.used.peak_fresh.max(s.used.fresh_bytes);
-                if self.backed { allocate(class) } else { NonNull::dangling() }
-            }
-        };
+        let free = s.free.get_mut(&class).and_then(Vec::pop);
+        let fresh = free.is_none();
+        let ptr = free.unwrap_or_else(|| {
+            s.used.fresh_bytes += class;
+            s.used.peak_fresh = s.used.peak_fresh.max(s.used.fresh_bytes);
+            if self.backed { allocate(class) } else { NonNull::dangling() }
+        });
         let i = category as usize;
         s.used.live[i] += class;
         s.used.peak[i] = s.used.peak[i].max(s.used.live[i]);
         s.used.peak_total = s.used.peak_total.max(s.used.live.iter().sum());
-        Buffer { ptr, bytes, class, category, arena: self.clone() }
+        Buffer { ptr, bytes, class, category, fresh, arena: self.clone() }
     }
 
     /// Gives what is not in use back to the operating system: before work that asks for other sizes, since a buffer
@@ -202,6 +201,8 @@ pub struct Buffer {
     bytes: usize,
     class: usize,
     category: Category,
+    /// Never used before.
+    fresh: bool,
     arena: Arc<Arena>,
 }
 // SAFETY: a buffer owns its memory; shared access is read-only.
@@ -213,6 +214,13 @@ impl Buffer {
     /// Counted only: the Meta device's.
     pub fn is_meta(&self) -> bool {
         !self.arena.backed
+    }
+    /// Makes all bytes 0, as those of fresh memory are already: they stay untouched, and the pages are made by the
+    /// threads that first write them.
+    pub fn zero(&mut self) {
+        if self.arena.backed && !self.fresh {
+            self.bytes_mut().fill(0);
+        }
     }
     pub fn arena(&self) -> &Arena {
         &self.arena

@@ -11,7 +11,7 @@ use crate::Result;
 use crate::comm::{Comm, Reduce};
 use crate::device::gemm::{Mat, MatMut, Out, gemm, gemm_with};
 use crate::device::{Category, DType, Device, Elem, Real, Shared, simd};
-use crate::tape::Shape;
+use crate::tape::{Cost, Shape, profile};
 use crate::tensor::Tensor;
 
 /// Most bytes of logits at a time.
@@ -47,10 +47,12 @@ pub struct Targets<'a> {
     pub scale: f64,
 }
 
-/// Rows of logits at a time: from the shape alone, for the rank that has the most of them.
+/// Rows of logits at a time, from the shape alone, for the rank that has the most of them: as few chunks as
+/// `CHUNK_BYTES` allows, and those of one size.
 fn chunk_rows(n: usize, widest: usize, elem: usize) -> usize {
-    let rows = CHUNK_BYTES / (widest.max(1) * elem);
-    (rows / 64 * 64).clamp(64, n.max(64)).min(n.max(1))
+    let most = (CHUNK_BYTES / (widest.max(1) * elem) / 64 * 64).max(64);
+    let chunks = n.div_ceil(most).max(1);
+    n.div_ceil(chunks).next_multiple_of(64).min(n.max(1))
 }
 
 /// −log p of every target (0 where the weight is 0) into `nll` (N); with `back`, dh and the gradients of the head.
@@ -71,15 +73,28 @@ pub fn cross_entropy<T: Elem>(
         let rows = step.min(n - start);
         let h = &h.data::<T>()[start * c..(start + rows) * c];
         let logits = &mut buffer.data_mut::<T::Acc>()[..rows * v];
-        project(dev, h, vocab, logits, c);
+        let product = |what: &str| {
+            (what.to_string(), Cost { flops: 2.0 * (rows * v * c) as f64, bytes: (rows * v * 4) as f64 })
+        };
+        profile::time(|| product("Loss logits"), || project(dev, h, vocab, logits, c));
         let (range, scale) = (start..start + rows, targets.scale);
         let (ids, weights) = (&targets.ids[range.clone()], &targets.weights[range.clone()]);
-        softmax(dev, tp, logits, vocab, ids, weights, scale, &mut nll[range], back.is_some())?;
+        let passes = || ("Loss softmax".into(), Cost { flops: 0.0, bytes: (rows * v * 20) as f64 });
+        profile::time(passes, || {
+            softmax(dev, tp, logits, vocab, ids, weights, scale, &mut nll[range], back.is_some())
+        })?;
         if let Some((grads, dh)) = &mut back {
             let dl = Mat::new(&*logits, rows, v);
             let dh = &mut dh.data_mut::<T>()[start * c..(start + rows) * c];
-            gemm(dev.pool(), MatMut::new(dh, rows, c), Out::Store, dl, Mat::new(vocab.w, v, c));
-            gemm(dev.pool(), MatMut::new(grads.w, v, c), Out::Add, dl.t(), Mat::new(h, rows, c));
+            let (dh, dw) = (MatMut::new(dh, rows, c), MatMut::new(grads.w, v, c));
+            profile::time(
+                || product("Loss dh"),
+                || gemm(dev.pool(), dh, Out::Store, dl, Mat::new(vocab.w, v, c)),
+            );
+            profile::time(
+                || product("Loss dw"),
+                || gemm(dev.pool(), dw, Out::Add, dl.t(), Mat::new(h, rows, c)),
+            );
             if let Some(bias) = &mut grads.bias {
                 add_column_sums(dev, &*logits, bias);
             }

@@ -1,6 +1,7 @@
 //! A logical tensor: the only place that says how a parameter is split. Checkpoints, import, export and growth
 //! think in global tensors; ranks hold boxes of them.
 
+use crate::device::simd;
 use crate::rng::Philox;
 
 /// How a tensor is split over tp. `unit` rows (or columns) stay together; a part is padded to a multiple of it.
@@ -86,9 +87,14 @@ impl ParamSpec {
             Init::Ones => out.fill(1.0),
             Init::Normal { std } => {
                 let stream = Philox::new(seed, &self.name);
-                for (i, row) in out.chunks_exact_mut(b.cols.max(1)).enumerate() {
+                // Whole rows follow one another, and one long fill is faster than many short ones.
+                let run = if b.cols == self.cols { out.len() } else { b.cols };
+                for (i, run) in out.chunks_exact_mut(run.max(1)).enumerate() {
                     let first = (b.row + i) * self.cols + b.col;
-                    stream.fill_normal(first as u64, std as f32, row);
+                    simd(
+                        #[inline(always)]
+                        || stream.fill_normal(first as u64, std as f32, run),
+                    );
                 }
             }
         }

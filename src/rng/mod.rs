@@ -19,6 +19,9 @@ use xxhash_rust::xxh3::xxh3_64;
 const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
+/// Blocks that a fill computes at a time, and their elements: enough for the widest vectors.
+const BLOCKS: usize = 16;
+const AT_ONCE: usize = 4 * BLOCKS;
 
 /// Φ(−2) and Φ(2) − Φ(−2): what truncation at two standard deviations cuts off below and keeps.
 const BELOW_2: f64 = 0.022_750_131_948_179_21;
@@ -78,58 +81,103 @@ impl Philox {
     }
 
     /// `out[i]` = std · normal(first_index + i, update 0), scaled in f64 and rounded once.
+    ///
+    /// The fills are compiled for the vectors of their caller (`device::simd`); the bits are the same for all.
+    #[inline(always)]
     pub fn fill_normal(&self, first_index: u64, std: f32, out: &mut [f32]) {
-        self.fill(first_index, out, |word| (normal_of(word) * f64::from(std)) as f32);
+        self.fill(
+            first_index,
+            out,
+            #[inline(always)]
+            |x| {
+                normal::inverse_normals(x);
+                x.iter_mut().for_each(|z| *z *= f64::from(std));
+            },
+        );
     }
 
     /// `out[i]` = std · truncated_normal(first_index + i, update 0), scaled in f64 and rounded once.
+    #[inline(always)]
     pub fn fill_truncated_normal(&self, first_index: u64, std: f32, out: &mut [f32]) {
-        self.fill(first_index, out, |word| (truncated_normal_of(word) * f64::from(std)) as f32);
+        self.fill(
+            first_index,
+            out,
+            #[inline(always)]
+            |x| {
+                x.iter_mut().for_each(|p| *p = BELOW_2 + *p * WITHIN_2);
+                normal::inverse_normals(x);
+                x.iter_mut().for_each(|z| *z = z.clamp(-2.0, 2.0) * f64::from(std));
+            },
+        );
     }
 
     /// `out[i]` = low + (high − low) · uniform(first_index + i, update 0), in f64 and rounded once.
+    #[inline(always)]
     pub fn fill_uniform(&self, first_index: u64, low: f32, high: f32, out: &mut [f32]) {
         let (low, span) = (f64::from(low), f64::from(high) - f64::from(low));
-        self.fill(first_index, out, |word| (low + span * open_unit(word)) as f32);
+        self.fill(
+            first_index,
+            out,
+            #[inline(always)]
+            |x| x.iter_mut().for_each(|x| *x = low + span * *x),
+        );
     }
 
-    fn fill(&self, first_index: u64, out: &mut [f32], value: impl Fn(u32) -> f32) {
-        let lane = (first_index % 4) as usize;
-        let (head, body) = out.split_at_mut(((4 - lane) % 4).min(out.len()));
-        let mut block = first_index / 4;
-        if !head.is_empty() {
-            let words = self.block(block, 0);
-            for (o, &word) in head.iter_mut().zip(&words[lane..]) {
-                *o = value(word);
+    /// `map` turns uniforms in (0, 1) into values, many at a time so that its loops vectorise.
+    #[inline(always)]
+    fn fill(&self, first_index: u64, out: &mut [f32], map: impl Fn(&mut [f64; AT_ONCE])) {
+        let (mut block, mut skip, mut done) = (first_index / 4, (first_index % 4) as usize, 0);
+        while done < out.len() {
+            let mut values = self.uniforms(block);
+            map(&mut values);
+            let n = (AT_ONCE - skip).min(out.len() - done);
+            for (o, x) in out[done..done + n].iter_mut().zip(&values[skip..]) {
+                *o = *x as f32;
             }
-            block += 1;
+            (done, skip, block) = (done + n, 0, block + BLOCKS as u64);
         }
-        for four in body.chunks_mut(4) {
-            let words = self.block(block, 0);
-            for (o, &word) in four.iter_mut().zip(&words) {
-                *o = value(word);
+    }
+
+    /// Uniforms of the elements of `BLOCKS` blocks, update 0.
+    #[inline(always)]
+    fn uniforms(&self, first: u64) -> [f64; AT_ONCE] {
+        let mut counter = [[0; BLOCKS]; 4];
+        for i in 0..BLOCKS {
+            let block = first + i as u64;
+            (counter[0][i], counter[1][i]) = (block as u32, (block >> 32) as u32);
+        }
+        let mut key = self.key;
+        for _ in 0..ROUNDS {
+            let [c0, c1, c2, c3] = &mut counter;
+            for i in 0..BLOCKS {
+                [c0[i], c1[i], c2[i], c3[i]] = philox_round([c0[i], c1[i], c2[i], c3[i]], key);
             }
-            block += 1;
+            key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
         }
+        let mut out = [0.0; AT_ONCE];
+        for i in 0..BLOCKS {
+            for (lane, words) in counter.iter().enumerate() {
+                out[4 * i + lane] = open_unit(words[i]);
+            }
+        }
+        out
     }
 }
 
 #[inline]
 fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
-    for round in 0..ROUNDS {
-        if round > 0 {
-            key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
-        }
-        let a = u64::from(MULTIPLIER[0]) * u64::from(counter[0]);
-        let b = u64::from(MULTIPLIER[1]) * u64::from(counter[2]);
-        counter = [
-            (b >> 32) as u32 ^ counter[1] ^ key[0],
-            b as u32,
-            (a >> 32) as u32 ^ counter[3] ^ key[1],
-            a as u32,
-        ];
+    for _ in 0..ROUNDS {
+        counter = philox_round(counter, key);
+        key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
     }
     counter
+}
+
+#[inline(always)]
+fn philox_round(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+    let a = u64::from(MULTIPLIER[0]) * u64::from(counter[0]);
+    let b = u64::from(MULTIPLIER[1]) * u64::from(counter[2]);
+    [(b >> 32) as u32 ^ counter[1] ^ key[0], b as u32, (a >> 32) as u32 ^ counter[3] ^ key[1], a as u32]
 }
 
 /// The finaliser of SplitMix64 (a bijection): seeds of one stream never share a key.
@@ -139,6 +187,7 @@ fn mix64(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+#[inline(always)]
 fn open_unit(word: u32) -> f64 {
     (f64::from(word) + 0.5) * (1.0 / 4_294_967_296.0)
 }

@@ -5,6 +5,7 @@
 
 mod cx;
 mod op;
+pub mod profile;
 
 pub use cx::{At, Cx, Grads, ParamId, Seq, Weights};
 pub use op::{Back, Cost, Needs, Op, Shape, Slot};
@@ -80,7 +81,8 @@ impl Tape {
             op.meta_forward(cx, &mut out)?;
         } else {
             let x: Vec<_> = x.iter().map(|v| &self.values[v.0]).collect();
-            op.forward(cx, &x, &mut out)?;
+            let what = || (self.label(n, "forward"), self.cost_of(n));
+            profile::time(what, || op.forward(cx, &x, &mut out))?;
         }
         y.iter().zip(out).for_each(|(v, y)| self.values[v.0] = y);
         Ok(())
@@ -88,6 +90,18 @@ impl Tape {
 
     pub fn value(&self, v: Var) -> &Tensor {
         &self.values[v.0]
+    }
+
+    /// Name and widths of op n, for the profile.
+    fn label(&self, n: usize, pass: &str) -> String {
+        let Node { op, x, y, .. } = &self.nodes[n];
+        let cols = |v: Option<&Var>| v.map_or(0, |v| self.shapes[v.0].cols);
+        format!("{} {}->{} {pass}", op.name(), cols(x.first()), cols(y.first()))
+    }
+
+    fn cost_of(&self, n: usize) -> Cost {
+        let x: Vec<_> = self.nodes[n].x.iter().map(|v| self.shapes[v.0]).collect();
+        self.nodes[n].op.cost(&x)
     }
 
     /// What the forward did.
@@ -169,7 +183,8 @@ impl Tape {
                 let shapes: Vec<_> = x.iter().map(|v| self.shapes[v.0]).collect();
                 op.meta_backward(cx, &shapes, &mut b)?;
             } else {
-                op.backward(cx, dw, &mut b)?;
+                let what = || (self.label(n, "backward"), self.cost_of(n).backward());
+                profile::time(what, || op.backward(cx, dw, &mut b))?;
             }
             let dx: Vec<_> = std::mem::take(&mut b.dx);
             drop(b);

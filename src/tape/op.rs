@@ -50,6 +50,13 @@ pub struct Cost {
     pub bytes: f64,
 }
 
+impl Cost {
+    /// Of the backward: two products for each one; x and dy read and dx written where x was read and y written.
+    pub fn backward(self) -> Cost {
+        Cost { flops: 2.0 * self.flops, bytes: 1.5 * self.bytes }
+    }
+}
+
 /// The gradient of a value while its consumers add to it.
 #[derive(Default)]
 pub enum Slot {

@@ -89,7 +89,7 @@ pub fn load(config: &RunConfig, start: &Start, r: &mut Replica) -> Result<Positi
     let fill = |r: &mut Replica, source: &dyn TensorSource| r.params.fill(&r.dev, source);
     match start {
         Start::Fresh(Origin::Random) => fill(r, &random)?,
-        Start::Fresh(Origin::Checkpoint(c)) => fill(r, &c.weights(Values::Master))?,
+        Start::Fresh(Origin::Checkpoint(c)) => c.load_weights(&r.dev, &mut r.params, Values::Master)?,
         Start::Fresh(Origin::HuggingFace(source)) => fill(r, source.as_ref())?,
         Start::Resume(c, position) => {
             fill(r, &c.weights(Values::Stored))?;

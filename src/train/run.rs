@@ -14,6 +14,7 @@ use super::vote::{Ballot, Vote};
 use crate::comm::{Mesh, World, run_ranks};
 use crate::config::{self, Every, OptimState, PhaseConfig, Precision, RunConfig};
 use crate::data::{Domain, HeldOut};
+use crate::device::gemm::peak;
 use crate::device::{DType, Device};
 use crate::model::Network;
 use crate::params::Dp;
@@ -99,6 +100,10 @@ struct Rank<'a> {
     last_save: Instant,
     last_eval: Instant,
     saved_at: Option<u64>,
+    /// Bytes sent so far over dp and tp.
+    sent: [u64; 2],
+    /// Multiply-adds this rank's threads can do, measured at the start, as FLOP/s.
+    peak_flops: f64,
 }
 
 fn rank_main(
@@ -124,6 +129,8 @@ fn rank_main(
         last_save: Instant::now(),
         last_eval: Instant::now(),
         saved_at: start.step(),
+        sent: [0; 2],
+        peak_flops: if first { 1e9 * peak(replica.dev.pool()) } else { 0.0 },
         replica,
     };
     if first {
@@ -238,8 +245,11 @@ impl Rank<'_> {
             .iter()
             .map(|target| {
                 let domain = self.domains.iter().find(|d| d.name == target.corpus);
-                let domain = domain.expect("the run file was checked");
-                HeldOut::new(domain, phase.seq_len, eval.tokens)
+                let mut domain = domain.expect("the run file was checked").clone();
+                if !target.heldout {
+                    domain.holdout = 1.0; // all of it
+                }
+                HeldOut::new(&domain, phase.seq_len, eval.tokens)
             })
             .collect()
     }
@@ -260,7 +270,8 @@ impl Rank<'_> {
                 self.position.update,
             )?;
             let EvalResult { nll_token, bits_byte, tokens } = result;
-            let corpus = format!("{}:heldout", h.domain().name);
+            let all = if h.domain().holdout < 1.0 { ":heldout" } else { "" };
+            let corpus = format!("{}{all}", h.domain().name);
             self.row("eval", || {
                 json!({ "corpus": corpus, "nll_token": nll_token, "bits_byte": bits_byte, "tokens": tokens })
             })?;
@@ -304,6 +315,7 @@ impl Rank<'_> {
         let (config, mesh) = (self.config, &self.replica.mesh);
         let model = &config.model;
         let (dp, tp, params) = (mesh.dp.size(), mesh.tp.size(), model.params());
+        let peak = self.peak_flops * (dp * tp) as f64 / 1e12;
         let [full, causal] = [false, true].map(|c| model.flops_per_token(config.run.seq_len, c));
         if let Some(p) = &mut self.progress {
             p.begin(config, launch, dp, tp, start);
@@ -314,7 +326,8 @@ impl Rank<'_> {
                 "config_hash": format!("{:016x}", config.hash()), "git": crate::GIT, "host": hostname(),
                 "ranks": dp * tp, "dp": dp, "tp": tp, "zero": config.parallel.zero, "params": params,
                 "flops_per_token_full": full, "flops_per_token_causal": causal,
-                "threads_per_rank": launch.threads_per_rank(), "program_hashes": programs,
+                "threads_per_rank": launch.threads_per_rank(), "peak_tflops": peak,
+                "program_hashes": programs,
             })
         })
     }
@@ -338,7 +351,11 @@ impl Rank<'_> {
             .filter(|(_, (_, weight))| **weight > 0.0)
             .map(|(d, (loss, weight))| (d.name.clone(), json!(loss / weight)))
             .collect();
-        let traffic = [&self.replica.mesh.dp, &self.replica.mesh.tp].map(|c| c.traffic().bytes());
+        let now = [&self.replica.mesh.dp, &self.replica.mesh.tp].map(|c| c.traffic().bytes());
+        let sent = [now[0] - self.sent[0], now[1] - self.sent[1]];
+        self.sent = now;
+        let flops = |causal| rate * self.config.model.flops_per_token(phase.seq_len, causal);
+        let peak = self.peak_flops * self.replica.mesh.world.size() as f64;
         self.row("step", || {
             json!({
                 "sample": sample, "tokens": total, "loss": outcome.loss, "terms": { "ce": outcome.loss },
@@ -346,7 +363,8 @@ impl Rank<'_> {
                 "weight_sum": update.weight_sum,
                 "step_ms": took.as_secs_f64() * 1e3, "tokens_per_s": rate,
                 "data_wait_ms": data_wait.as_secs_f64() * 1e3,
-                "comm_bytes_total": { "dp": traffic[0], "tp": traffic[1] },
+                "mfu_full": flops(false) / peak, "mfu_causal": flops(true) / peak,
+                "comm_bytes": { "dp": sent[0], "tp": sent[1] },
                 "peak_mem_gib": memory.peak_fresh as f64 / (1u64 << 30) as f64,
                 "loss_by_domain": by_domain,
             })

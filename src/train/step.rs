@@ -6,7 +6,7 @@ use super::vote::{Ballot, Vote};
 use crate::comm::{Pending, Reduce};
 use crate::ops::loss::Targets;
 use crate::optim::{Hyper, norm::part_square_sum};
-use crate::tape::{At, Cost, Cx, Grads, Seq, Tape, Var, Weights};
+use crate::tape::{At, Cost, Cx, Grads, Seq, Tape, Var, Weights, profile};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -48,7 +48,10 @@ type Tapes = Vec<(Tape, Option<Var>, Var)>;
 /// Trains on the micro-batches of one update. Collective over all ranks; `ballot` carries what this rank has to say.
 pub fn step(r: &mut Replica, batches: &[MicroBatch], update: &Update, mut ballot: Ballot) -> Result<Outcome> {
     let mut flights = Vec::with_capacity(r.params.units.len());
-    r.params.zero_grads(&r.dev);
+    let elements: usize = r.params.units.iter().map(|u| u.len).sum();
+    let pass =
+        |name: &str, bytes: usize| (name.to_string(), Cost { flops: 0.0, bytes: (bytes * elements) as f64 });
+    profile::time(|| pass("Zero gradients", 4), || r.params.zero_grads(&r.dev));
     for (i, batch) in batches.iter().enumerate() {
         let last = i + 1 == batches.len();
         let at = At { step: update.step, layer: 0 };
@@ -58,7 +61,8 @@ pub fn step(r: &mut Replica, batches: &[MicroBatch], update: &Update, mut ballot
     for (unit, flight) in flights {
         r.params.units[unit].grads = flight.wait()?;
     }
-    ballot.square_sum = part_square_sum(&r.dev, &r.params, r.mesh.tp.rank());
+    ballot.square_sum =
+        profile::time(|| pass("Gradient norm", 4), || part_square_sum(&r.dev, &r.params, r.mesh.tp.rank()));
     let vote = ballot.cast(&r.dev, &r.mesh)?;
 
     let (loss, grad_norm) = (vote.loss_sum / update.weight_sum, vote.square_sum.sqrt());
@@ -72,7 +76,8 @@ pub fn step(r: &mut Replica, batches: &[MicroBatch], update: &Update, mut ballot
     }
     // As torch.nn.utils.clip_grad_norm_ has it.
     let clip = update.clip.map_or(1.0, |most| (most / (grad_norm + 1e-6)).min(1.0));
-    r.optim.update(&r.dev, &mut r.params, Hyper { lr: update.lr, grad_scale: clip });
+    let hyper = Hyper { lr: update.lr, grad_scale: clip };
+    profile::time(|| pass("Optimizer", 28), || r.optim.update(&r.dev, &mut r.params, hyper));
     r.gather_weights()?;
     Ok(Outcome { loss, grad_norm, clip, vote })
 }

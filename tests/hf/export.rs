@@ -5,7 +5,6 @@ use espalier::hf::{self, Export, Family, HfSource};
 use espalier::params::{LocalBox, ParamSpec, RandomInit, TensorSource};
 use espalier::{Error, Result};
 use safetensors::tensor::Dtype;
-use serde_json::json;
 use std::path::Path;
 
 fn copy(from: &Path, to: &Path, max_shard_bytes: u64, dtype: DType) {
@@ -137,35 +136,4 @@ fn a_failing_source_leaves_no_model_behind() {
     let (family, c) = hf::read_config(&golden("llama")).unwrap();
     assert_says(&hf::export(dir.path(), family, &c, &Failing, Export::default()).unwrap_err(), &["is gone"]);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-}
-
-#[test]
-fn the_command_finds_the_family_and_checks_its_arguments() {
-    use espalier::cmd::{export, import};
-    let golden = golden("qwen2");
-    let import = import::ImportArgs { dir: golden.clone(), allow_missing_head: false, seed: 0, json: false };
-    let source = espalier::cmd::import::open(&import).unwrap();
-    let summary = espalier::cmd::import::summary(&source);
-    assert_eq!((&summary["family"], &summary["params"]), (&json!("qwen2"), &json!(source.config().params())));
-    assert_eq!(summary["types"], json!({ "F32": source.config().params() }));
-    assert!(espalier::cmd::import::describe(&source).contains("2 layers, dim 72, 6 heads (2 kv) of 12"));
-
-    let dir = tempfile::tempdir().unwrap();
-    let args = export::ExportArgs {
-        from: String::new(),
-        out: dir.path().join("a/b"),
-        family: None,
-        dtype: "f32".into(),
-        max_shard: "200KB".into(),
-    };
-    assert_eq!(export::export(&args, source.config(), &source, None).unwrap(), Family::Qwen2);
-    assert_tensors(&tensors(&args.out), &tensors(&golden), "qwen2");
-    let bad = [
-        export::ExportArgs { family: Some("gemma".into()), ..args.clone() },
-        export::ExportArgs { dtype: "f16".into(), ..args.clone() },
-        export::ExportArgs { max_shard: "lots".into(), ..args.clone() },
-    ];
-    for (args, want) in bad.iter().zip(["gemma", "f16", "lots"]) {
-        assert_says(&export::export(args, source.config(), &source, None).unwrap_err(), &[want, "not known"]);
-    }
 }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod command;
 mod configs;
 mod damage;
 mod dirs;

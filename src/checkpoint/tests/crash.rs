@@ -40,6 +40,8 @@ fn a_crash_before_the_manifest_leaves_the_checkpoint_before_and_the_next_save_cl
         assert!(path.is_dir() && !path.join(MANIFEST).exists());
         // And with what a crash while the manifest was written leaves.
         std::fs::write(path.join("manifest.json.tmp"), "{\n  \"format_version\": 1,").unwrap();
+        // And a rank that the next save does not have.
+        std::fs::write(path.join("optim-r00007.safetensors"), "half").unwrap();
         assert_newest(dir.path(), &before);
         assert!(contents(&before) == bytes, "the checkpoint before was touched");
         assert!(contents(&save_well(dir.path(), STEP)) == clean, "leftovers after a crash at {at}");

@@ -87,12 +87,14 @@ unsafe fn copy<T: Elem>(
             for k in from_k..to_k {
                 let from = src.at(first, k).at;
                 let to = dst.wrapping_add(first * depth + k * width);
-                let eights = lines / 8 * 8;
+                let (sixteens, eights) = (lines / 16 * 16, lines / 8 * 8);
                 // SAFETY: the caller's promise.
                 unsafe {
-                    for i in (0..eights).step_by(8) {
-                        let x = from.add(i).cast::<[T; 8]>().read_unaligned();
-                        to.add(i).cast::<[T::Acc; 8]>().write_unaligned(x.map(T::load));
+                    for i in (0..sixteens).step_by(16) {
+                        convert::<16, T>(from.add(i), to.add(i));
+                    }
+                    if sixteens < eights {
+                        convert::<8, T>(from.add(sixteens), to.add(sixteens));
                     }
                     for i in eights..lines {
                         *to.add(i) = (*from.add(i)).load();
@@ -104,6 +106,16 @@ unsafe fn copy<T: Elem>(
             }
         }
     }
+}
+
+/// N values, in vectors.
+///
+/// # Safety
+/// Both have N values.
+#[inline(always)]
+unsafe fn convert<const N: usize, T: Elem>(from: *const T, to: *mut T::Acc) {
+    // SAFETY: the caller's promise.
+    unsafe { to.cast::<[T::Acc; N]>().write_unaligned(from.cast::<[T; N]>().read_unaligned().map(T::load)) }
 }
 
 /// Stride 1 along k: one panel.

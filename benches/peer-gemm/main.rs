@@ -1,6 +1,6 @@
 //! The matrix product against the machine's peak and against the `gemm` crate, on the shapes of training.
 //!
-//!     cargo bench --bench gemm -- [--out DIR] [--repeats 7] [--only nt|nn|tn] [--quick] [--solo] [--best]
+//!     cargo run --release --manifest-path benches/peer-gemm/Cargo.toml -- [--out DIR] [--repeats 7] [--only nt|nn|tn] [--quick] [--solo] [--best]
 //!
 //! Correctness first: before it is timed, each product is compared with the peer's. Ours and the peer's runs
 //! alternate, so that both see the same machine; the numbers are medians over the repeats, GFLOP/s count 2·M·N·K.
@@ -269,8 +269,11 @@ fn main() {
             .unwrap_or("unknown")
             .trim_start_matches([' ', '\t', ':']);
         let cpus = std::thread::available_parallelism().map_or(0, |n| n.get());
+        let flags = std::env::args().skip(1).filter(|a| a != "--bench").collect::<Vec<_>>().join(" ");
+        let what = if q == 0.0 { "best" } else { "median" };
         let head = format!(
-            "# cargo bench --bench gemm -- --repeats {repeats} --out {dir}\n# {model}, {cpus} cores, GFLOP/s, medians\n"
+            "# cargo run --release --manifest-path benches/peer-gemm/Cargo.toml -- {flags}\n# {model}, {cpus} cores; GFLOP/s, {what} of {repeats}; 1 thread in CPU \
+             time, 2 in wall time\n"
         );
         std::fs::create_dir_all(&dir).expect("the folder of --out can be made");
         std::fs::write(format!("{dir}/gemm.csv"), head + &csv).expect("the folder of --out can be written");

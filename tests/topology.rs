@@ -1,0 +1,237 @@
+//! Any split of an update over data-parallel ranks, tensor-parallel ranks and micro-batches trains the same model:
+//! gradients, norm, weights and losses agree with one rank's to the rounding of f32.
+
+#[path = "common/batch.rs"]
+mod batch;
+#[path = "common/gather.rs"]
+mod gather;
+#[path = "common/replica.rs"]
+mod replica;
+
+use espalier::config::{ModelConfig, OptimKind, Positions, Precision};
+use espalier::device::DType;
+use espalier::tape::At;
+use espalier::train::corpora::weight_sum;
+use espalier::train::step::{MicroBatch, Update, forward_backward, step};
+use espalier::train::vote::Ballot;
+use gather::{Part, Whole, parts, whole};
+use replica::{SEQ_LEN, Setup, VOCAB, gpt2, llama};
+
+/// Sequences per update.
+const GLOBAL_BATCH: usize = 8;
+const STEPS: u64 = 20;
+/// Updates after which gradients and weights are compared.
+const LOOKS: [u64; 2] = [1, 5];
+
+/// A topology: dp, tp, micro-batches per rank, ZeRO stage.
+type Topology = (usize, usize, usize, u8);
+
+const TOPOLOGIES: [Topology; 10] = [
+    (1, 1, 2, 0),
+    (1, 1, 4, 1),
+    (2, 1, 1, 0),
+    (2, 1, 4, 1),
+    (4, 1, 1, 0),
+    (4, 1, 2, 1),
+    (1, 2, 1, 0),
+    (1, 4, 2, 0),
+    (2, 2, 1, 1),
+    (2, 2, 2, 0),
+];
+
+/// What a run left, the same for all ranks.
+struct Trace {
+    losses: Vec<f64>,
+    norms: Vec<f64>,
+    /// Gradients and weights at each of `LOOKS`.
+    looks: Vec<[Vec<Whole>; 2]>,
+}
+
+/// What one rank saw.
+struct Seen {
+    outcomes: Vec<(f64, f64)>,
+    looks: Vec<[Vec<Part>; 2]>,
+}
+
+/// What rank `dp.0` of `dp.1` sees of an update.
+fn micro_batches(step: u64, dp: (usize, usize), accumulate: usize) -> Vec<MicroBatch> {
+    let micro = GLOBAL_BATCH / dp.1 / accumulate;
+    let first = |m: usize| (m * dp.1 + dp.0) * micro;
+    (0..accumulate).map(|m| batch::rows(step, first(m), micro, SEQ_LEN, VOCAB)).collect()
+}
+
+/// The normaliser of an update: of all ranks, which here is known without asking them.
+fn all_weights(step: u64) -> f64 {
+    weight_sum(&[batch::rows(step, 0, GLOBAL_BATCH, SEQ_LEN, VOCAB)])
+}
+
+fn train(model: &ModelConfig, kind: OptimKind, lr: f64, (dp, tp, accumulate, zero): Topology) -> Trace {
+    let setup = Setup { kind, dp, tp, zero, ..Setup::solo(model.clone()) };
+    let seen = setup.run(|r| {
+        let mut seen = Seen { outcomes: vec![], looks: vec![] };
+        for i in 0..STEPS {
+            let batches = micro_batches(i, (r.mesh.dp.rank(), dp), accumulate);
+            // The clip is at work in some steps and not in others.
+            let update = Update { step: i, lr, clip: Some(1.0), weight_sum: all_weights(i) };
+            let outcome = step(r, &batches, &update, Ballot::new(1))?;
+            seen.outcomes.push((outcome.loss, outcome.grad_norm));
+            if LOOKS.contains(&(i + 1)) {
+                seen.looks.push([parts(&r.params, |u| &u.grads), parts(&r.params, |u| &u.weights)]);
+            }
+        }
+        Ok(seen)
+    });
+    let gathered = |look: usize, what: usize, dp_rank: usize| {
+        let group: Vec<&[Part]> =
+            (0..tp).map(|t| seen[dp_rank * tp + t].looks[look][what].as_slice()).collect();
+        whole(&group)
+    };
+    for rank in &seen {
+        assert_eq!(rank.outcomes, seen[0].outcomes, "losses and norms are the same on every rank");
+    }
+    let looks: Vec<_> = (0..LOOKS.len()).map(|look| [0, 1].map(|what| gathered(look, what, 0))).collect();
+    for (look, what) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        for (a, b) in (1..dp).flat_map(|d| gathered(look, what, d)).zip(looks[look][what].iter().cycle()) {
+            assert!(same_bits(&a.values, &b.values), "{} differs between data-parallel ranks", a.name);
+        }
+    }
+    let (losses, norms) = seen[0].outcomes.iter().copied().unzip();
+    Trace { losses, norms, looks }
+}
+
+fn same_bits(a: &[f64], b: &[f64]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+fn largest<'a>(values: impl IntoIterator<Item = &'a f64>) -> f64 {
+    values.into_iter().fold(0.0, |m, v| m.max(v.abs()))
+}
+
+/// max|a − b|; NaN if there is one
+fn gap(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |m, d| if d.is_nan() || d > m { d } else { m })
+}
+
+/// max|a / b − 1|
+fn relative(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).fold(0.0, |m, (a, b)| m.max((a / b - 1.0).abs()))
+}
+
+/// With the usual ε of 1e-8 the first updates of AdamW are lr · g / |g|: where g is nothing but rounding (a rare
+/// token's, a key bias's) they are a whole step in either direction. A larger ε makes them continuous in g.
+fn adamw() -> OptimKind {
+    OptimKind::AdamW { betas: [0.9, 0.95], eps: 1e-3, weight_decay: 0.1, moments: Precision::F32 }
+}
+
+fn sgd() -> OptimKind {
+    OptimKind::Sgd { weight_decay: 0.01 }
+}
+
+/// Without rotation a key bias shifts all scores of a query alike and has no gradient: what is computed is rounding.
+fn without_gradient(model: &ModelConfig, name: &str) -> bool {
+    matches!(model.positions, Positions::Learned { .. }) && name.ends_with("attn.k.bias")
+}
+
+/// Two gradients within `bound` of the largest of their block, and five times that of their own tensor's.
+fn check_gradients(model: &ModelConfig, got: &[Whole], wants: &[Whole], bound: f64, case: &str) {
+    for (got, want) in got.iter().zip(wants) {
+        let (gap, name) = (gap(&got.values, &want.values), &want.name);
+        let block = largest(wants.iter().filter(|w| w.unit == want.unit).flat_map(|w| &w.values));
+        let own = if without_gradient(model, name) { block } else { largest(&want.values) };
+        assert!(
+            gap <= bound * block,
+            "{case}: gradient of {name} is off by {:e} of its block's",
+            gap / block
+        );
+        assert!(gap <= 5.0 * bound * own, "{case}: gradient of {name} is off by {:e} of its own", gap / own);
+    }
+}
+
+fn every_topology_trains_like_one_rank(model: ModelConfig, kind: OptimKind, lr: f64) {
+    let want = train(&model, kind, lr, (1, 1, 1, 0));
+    for topology in TOPOLOGIES {
+        let got = train(&model, kind, lr, topology);
+        let (loss, norm) = (relative(&got.losses, &want.losses), relative(&got.norms, &want.norms));
+        println!("{topology:?}: losses {loss:.1e}, norms {norm:.1e}");
+        assert!(loss <= 1e-5, "{topology:?}: losses are off by {loss:e}");
+        assert!(norm <= 1e-5, "{topology:?}: gradient norms are off by {norm:e}");
+        assert!(relative(&got.norms[..5], &want.norms[..5]) <= 1e-6, "{topology:?}: first gradient norms");
+        for (i, step) in LOOKS.into_iter().enumerate() {
+            let case = format!("dp, tp, micro-batches, zero {topology:?}, step {step}");
+            // In f32 sums of some hundred terms in another order are 1e-6 apart: the next test is the sharp one.
+            check_gradients(&model, &got.looks[i][0], &want.looks[i][0], 3e-6, &case);
+            for (got, want) in got.looks[i][1].iter().zip(&want.looks[i][1]) {
+                let gap = gap(&got.values, &want.values) / largest(&want.values);
+                assert!(gap <= 1e-6, "{case}: {} is off by {gap:e} of its largest", want.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_topology_trains_gpt2_by_adamw_like_one_rank() {
+    every_topology_trains_like_one_rank(gpt2(), adamw(), 3e-4);
+}
+
+#[test]
+fn every_topology_trains_gpt2_by_sgd_like_one_rank() {
+    every_topology_trains_like_one_rank(gpt2(), sgd(), 0.1);
+}
+
+#[test]
+fn every_topology_trains_llama_by_adamw_like_one_rank() {
+    every_topology_trains_like_one_rank(llama(), adamw(), 3e-4);
+}
+
+#[test]
+fn every_topology_trains_llama_by_sgd_like_one_rank() {
+    every_topology_trains_like_one_rank(llama(), sgd(), 0.1);
+}
+
+#[test]
+fn zero_0_and_zero_1_give_the_same_bits() {
+    for (model, kind) in
+        [(gpt2(), Setup::solo(gpt2()).kind), (llama(), Setup::solo(gpt2()).kind), (llama(), sgd())]
+    {
+        for (dp, tp, accumulate) in [(2, 1, 2), (4, 1, 1), (2, 2, 2)] {
+            let [a, b] = [0, 1].map(|zero| train(&model, kind, 3e-4, (dp, tp, accumulate, zero)));
+            let case = format!("dp {dp}, tp {tp}");
+            assert_eq!(a.losses, b.losses, "{case}: losses");
+            assert_eq!(a.norms, b.norms, "{case}: norms");
+            for (a, b) in a.looks.iter().flatten().flatten().zip(b.looks.iter().flatten().flatten()) {
+                assert!(same_bits(&a.values, &b.values), "{case}: {}", a.name);
+            }
+        }
+    }
+}
+
+/// The gradients of one update in f64, without an optimizer.
+fn gradients(model: &ModelConfig, (dp, tp, accumulate, zero): Topology) -> Vec<Whole> {
+    let setup = Setup { dtype: DType::F64, dp, tp, zero, kind: sgd(), ..Setup::solo(model.clone()) };
+    let parts = setup.run(|r| {
+        let batches = micro_batches(0, (r.mesh.dp.rank(), dp), accumulate);
+        let mut flights = vec![];
+        for (i, batch) in batches.iter().enumerate() {
+            let last = i + 1 == batches.len();
+            forward_backward(r, batch, At::default(), 1.0 / all_weights(0), last.then_some(&mut flights))?;
+        }
+        for (unit, flight) in flights {
+            r.params.units[unit].grads = flight.wait()?;
+        }
+        Ok(parts(&r.params, |u| &u.grads))
+    });
+    whole(&parts[..tp].iter().map(Vec::as_slice).collect::<Vec<_>>())
+}
+
+#[test]
+fn in_f64_the_gradients_of_every_topology_are_those_of_one_rank() {
+    for model in [gpt2(), llama()] {
+        let want = gradients(&model, (1, 1, 1, 0));
+        for topology in TOPOLOGIES {
+            let case = format!("f64, dp, tp, micro-batches, zero {topology:?}");
+            check_gradients(&model, &gradients(&model, topology), &want, 1e-14, &case);
+        }
+    }
+}
