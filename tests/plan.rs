@@ -121,11 +121,12 @@ fn the_meta_arena_foretells_the_cpu_arena_of_bf16_with_full_recompute_on_two_ten
 
 #[test]
 fn ranks_of_a_run_have_the_same_program_and_runs_that_differ_have_others() {
-    // Parts of 12,608 and 12,480 rows of the vocabulary: chunks of logits must not follow from a rank's own part.
+    // Parts of 12,608 and 12,480 rows of the vocabulary: for 4 x 672 tokens a rank of the smaller part alone would
+    // take one chunk of logits where the others take two, and so call other collectives.
     let base = "[model]\npreset = \"llama-tiny\"\nlayers = 1\nkv_heads = 4\nvocab = 50304";
     let with = |parallel: &str| {
         let phase = "[[phase]]\nname = \"main\"\nsteps = 4\nlr = [{ kind = \"const\", to = 1e-3 }]";
-        let run = "schema = 1\n[run]\ndir = \"unused\"\nseq_len = 1024\nglobal_batch = 8";
+        let run = "schema = 1\n[run]\ndir = \"unused\"\nseq_len = 672\nglobal_batch = 8";
         let text = format!("{run}\n{base}\n[data]\na = {{ path = \"unused\" }}\n{parallel}\n{phase}");
         RunConfig::parse(&text, "test.toml", &[]).expect("a run file")
     };
@@ -258,4 +259,33 @@ fn peak_anonymous_memory_is_within_a_tenth_of_what_the_dry_run_says() {
         assert!(was > 100 << 20, "{name}: {was} bytes are too few to tell anything");
         assert!((0.9..=1.1).contains(&ratio), "{name}: {was} bytes, foretold {told}: {}", plan["memory"]);
     }
+}
+
+#[test]
+fn the_page_has_every_part_in_few_lines_and_nothing_is_written() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let rest = "global_batch = 8\n[model]\npreset = \"llama-tiny\"\nvocab = 257\n[parallel]\nmicro_batch = 2\nzero = 1";
+    let file = run_file(dir.path(), rest);
+    let page = output(&["train", &file, "--ranks", "2", "--dry-run"]);
+    for part in [
+        "3.21 M parameters",
+        "2 ranks = dp 2 x tp 1",
+        "863.2 k tokens, 21 documents",
+        "2 x 2 x 2",
+        "text 100 %, 4096 tokens, 0.00 epochs",
+        "learning rate by update",
+        "1: 1.00e-3        2: 1.00e-4",
+        "memory of a rank, at its peak",
+        "outside the arena",
+        "an update sends, per rank: dp 18.5 MiB, tp 0 B, world 64 B",
+        // 12 bytes for each parameter
+        "checkpoint  36.8 MiB each",
+    ] {
+        assert!(page.contains(part), "{part:?} is not in\n{page}");
+    }
+    assert!(page.lines().count() <= 45 && page.lines().all(|l| l.chars().count() <= 130), "{page}");
+    assert!(!dir.path().join("run").exists(), "a dry run writes nothing");
+    let refused =
+        espalier(&["train", &file, "--ranks", "3", "--dry-run"]).output().expect("the program starts");
+    assert_eq!(refused.status.code(), Some(2), "3 ranks do not divide 8 sequences");
 }
