@@ -82,6 +82,7 @@ fn wrong_settings_get_one_sentence_and_exit_code_2_before_anything_is_written() 
         (&["--set", "model.preset=bert-tiny"], &["masked"]),
         (&["--set", "optim.group=[{ match = [\"blockz.*\"], lr_scale = 0.5 }]"], &["blockz"]),
         (&["--set", "schema=2"], &["schema"]),
+        (&["--set", "checkpoint.keep_every=\"20 min\""], &["keep_every", "steps"]),
     ];
     for (args, says) in cases {
         let out = espalier(dir.path(), &[&["train", "run.toml"], *args].concat());

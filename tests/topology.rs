@@ -5,6 +5,8 @@
 mod batch;
 #[path = "common/gather.rs"]
 mod gather;
+#[path = "common/random.rs"]
+mod random;
 #[path = "common/replica.rs"]
 mod replica;
 

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use xxhash_rust::xxh3::Xxh3;
 
 /// What a buffer is for.
@@ -107,25 +107,24 @@ impl Arena {
     /// A buffer with arbitrary content (zeros if it is fresh).
     pub fn take(self: &Arc<Self>, bytes: usize, category: Category) -> Buffer {
         let class = bytes.next_multiple_of(if bytes < MAP_FROM { ALIGN } else { 4096 }).max(ALIGN);
-        let mut s = self.state.lock().expect("no panic under the lock");
-        let free = s.free.get_mut(&class).and_then(Vec::pop);
+        let free = self.state().free.get_mut(&class).and_then(Vec::pop);
         let fresh = free.is_none();
-        let ptr = free.unwrap_or_else(|| {
-            s.used.fresh_bytes += class;
-            s.used.peak_fresh = s.used.peak_fresh.max(s.used.fresh_bytes);
-            if self.backed { allocate(class) } else { NonNull::dangling() }
-        });
-        let i = category as usize;
+        // Not under the lock: it may fail, and then other buffers still have to go back.
+        let ptr = free.unwrap_or_else(|| if self.backed { allocate(class) } else { NonNull::dangling() });
+        let (mut s, i) = (self.state(), category as usize);
+        s.used.fresh_bytes += if fresh { class } else { 0 };
+        s.used.peak_fresh = s.used.peak_fresh.max(s.used.fresh_bytes);
         s.used.live[i] += class;
         s.used.peak[i] = s.used.peak[i].max(s.used.live[i]);
         s.used.peak_total = s.used.peak_total.max(s.used.live.iter().sum());
+        drop(s);
         Buffer { ptr, bytes, class, category, fresh, arena: self.clone() }
     }
 
     /// Gives what is not in use back to the operating system: before work that asks for other sizes, since a buffer
     /// serves requests of its own size only.
     pub fn trim(&self) {
-        let mut s = self.state.lock().expect("no panic under the lock");
+        let mut s = self.state();
         for (class, list) in std::mem::take(&mut s.free) {
             s.used.fresh_bytes -= class * list.len();
             if self.backed {
@@ -134,8 +133,12 @@ impl Arena {
         }
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic under the lock")
+    }
+
     pub fn used(&self) -> MemoryUse {
-        self.state.lock().expect("no panic under the lock").used.clone()
+        self.state().used.clone()
     }
 }
 
@@ -240,7 +243,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut s = self.arena.state.lock().expect("no panic under the lock");
+        let mut s = self.arena.state();
         s.used.live[self.category as usize] -= self.class;
         s.free.entry(self.class).or_default().push(self.ptr);
     }

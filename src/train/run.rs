@@ -62,6 +62,10 @@ pub fn check(config: &RunConfig, launch: &Launch) -> Result<()> {
         let problem = "training a masked language model is not built yet";
         return refuse("model", problem, "choose a causal model; BERT models can be imported and exported");
     }
+    if let Some(Every::Minutes(_)) = config.checkpoint.keep_every {
+        let problem = "checkpoints to keep are counted in steps";
+        return refuse("checkpoint.keep_every", problem, "give it like \"5000 steps\"");
+    }
     if launch.threads == Some(0) {
         return Err(Error::launch("--threads 0", "give 1 or more"));
     }
@@ -326,8 +330,7 @@ impl Rank<'_> {
                 "config_hash": format!("{:016x}", config.hash()), "git": crate::GIT, "host": hostname(),
                 "ranks": dp * tp, "dp": dp, "tp": tp, "zero": config.parallel.zero, "params": params,
                 "flops_per_token_full": full, "flops_per_token_causal": causal,
-                "threads_per_rank": launch.threads_per_rank(), "peak_tflops": peak,
-                "program_hashes": programs,
+                "threads_per_rank": launch.threads_per_rank(), "peak_tflops": peak, "program_hashes": programs,
             })
         })
     }
