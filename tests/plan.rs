@@ -6,7 +6,7 @@ use espalier::device::{Category, Device, arena::MemoryUse};
 use espalier::params::RandomInit;
 use espalier::tape::Seq;
 use espalier::train::corpora::Split;
-use espalier::train::rehearsal::Rehearsal;
+use espalier::train::rehearsal::{Rehearsal, check_agreement, program_hashes};
 use espalier::train::replica::Replica;
 use espalier::train::run::plan;
 use espalier::train::step::{MicroBatch, Update, step};
@@ -119,6 +119,44 @@ fn the_meta_arena_foretells_the_cpu_arena_of_bf16_with_full_recompute_on_two_ten
     check("bf16 full tp 2 dp 2", &c, 4);
 }
 
+#[test]
+fn ranks_of_a_run_have_the_same_program_and_runs_that_differ_have_others() {
+    // Parts of 12,608 and 12,480 rows of the vocabulary: for 4 x 672 tokens a rank of the smaller part alone would
+    // take one chunk of logits where the others take two, and so call other collectives.
+    let base = "[model]\npreset = \"llama-tiny\"\nlayers = 1\nkv_heads = 4\nvocab = 50304";
+    let with = |parallel: &str| {
+        let phase = "[[phase]]\nname = \"main\"\nsteps = 4\nlr = [{ kind = \"const\", to = 1e-3 }]";
+        let run = "schema = 1\n[run]\ndir = \"unused\"\nseq_len = 672\nglobal_batch = 8";
+        let text = format!("{run}\n{base}\n[data]\na = {{ path = \"unused\" }}\n{parallel}\n{phase}");
+        RunConfig::parse(&text, "test.toml", &[]).expect("a run file")
+    };
+    let hashes = |c: &RunConfig, ranks: usize| -> Vec<u64> {
+        let dp = ranks / c.parallel.tp;
+        (0..ranks).map(|r| program_hashes(c, r, dp).expect("a rehearsal")[0]).collect()
+    };
+    let four = hashes(&with("[parallel]\ntp = 4\nmicro_batch = 4"), 8);
+    assert_eq!(four, [four[0]; 8]);
+    let others = [
+        "tp = 2\nmicro_batch = 4",
+        "tp = 4\nmicro_batch = 2",
+        "tp = 4\nmicro_batch = 4\nrecompute = \"full\"",
+    ];
+    for other in others {
+        assert_ne!(hashes(&with(&format!("[parallel]\n{other}")), 8)[0], four[0], "{other}");
+    }
+}
+
+#[test]
+fn a_run_whose_ranks_have_different_programs_is_refused() {
+    let run = run_ranks(2, Duration::from_secs(10), |world| {
+        let programs = [7 << 40, 9 + world.rank() as u64];
+        check_agreement(&Device::cpu(1), world.as_ref(), &[programs[0]])?;
+        check_agreement(&Device::cpu(1), world.as_ref(), &programs)
+    });
+    let message = run.expect_err("they differ").to_string();
+    assert!(message.contains("different programs in phase 1"), "{message}");
+}
+
 fn espalier(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_espalier"));
     command.args(args).current_dir(env!("CARGO_MANIFEST_DIR"));
@@ -131,7 +169,7 @@ fn output(args: &[&str]) -> String {
     String::from_utf8(out.stdout).expect("text")
 }
 
-/// A corpus of the sample texts and a run of three updates with an evaluation and a checkpoint.
+/// A corpus of the sample texts and a run of two updates with an evaluation and a checkpoint.
 fn run_file(dir: &Path, rest: &str) -> String {
     let (corpus, file) = (dir.join("text"), dir.join("run.toml"));
     output(&["corpus", "build", "tests/text", "--out", corpus.to_str().expect("a path")]);
@@ -145,7 +183,7 @@ fn run_file(dir: &Path, rest: &str) -> String {
         {rest}
         [[phase]]
         name = "main"
-        steps = 3
+        steps = 2
         lr = [{{ kind = "linear", to = 1e-3, steps = 1 }}, {{ kind = "cosine", to = 1e-4 }}]
         "#,
         dir.join("run")
@@ -199,7 +237,7 @@ fn peak_anonymous_memory_is_within_a_tenth_of_what_the_dry_run_says() {
             "2",
             "global_batch = 4\ndtype = \"bf16\"
             [model]
-            preset = \"llama-tiny\"\nlayers = 4\ndim = 512\nheads = 8\nkv_heads = 4\nffn_dim = 1536\nvocab = 8192
+            preset = \"llama-tiny\"\nlayers = 4\nvocab = 4096
             [parallel]
             micro_batch = 4\ntp = 2\nrecompute = \"full\"",
         ),
@@ -221,4 +259,33 @@ fn peak_anonymous_memory_is_within_a_tenth_of_what_the_dry_run_says() {
         assert!(was > 100 << 20, "{name}: {was} bytes are too few to tell anything");
         assert!((0.9..=1.1).contains(&ratio), "{name}: {was} bytes, foretold {told}: {}", plan["memory"]);
     }
+}
+
+#[test]
+fn the_page_has_every_part_in_few_lines_and_nothing_is_written() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let rest = "global_batch = 8\n[model]\npreset = \"llama-tiny\"\nvocab = 257\n[parallel]\nmicro_batch = 2\nzero = 1";
+    let file = run_file(dir.path(), rest);
+    let page = output(&["train", &file, "--ranks", "2", "--dry-run"]);
+    for part in [
+        "3.21 M parameters",
+        "2 ranks = dp 2 x tp 1",
+        "863.2 k tokens, 21 documents",
+        "2 x 2 x 2",
+        "text 100 %, 4096 tokens, 0.00 epochs",
+        "learning rate by update",
+        "1: 1.00e-3        2: 1.00e-4",
+        "memory of a rank, at its peak",
+        "outside the arena",
+        "an update sends, per rank: dp 18.5 MiB, tp 0 B, world 64 B",
+        // 12 bytes for each parameter
+        "checkpoint  36.8 MiB each",
+    ] {
+        assert!(page.contains(part), "{part:?} is not in\n{page}");
+    }
+    assert!(page.lines().count() <= 45 && page.lines().all(|l| l.chars().count() <= 130), "{page}");
+    assert!(!dir.path().join("run").exists(), "a dry run writes nothing");
+    let refused =
+        espalier(&["train", &file, "--ranks", "3", "--dry-run"]).output().expect("the program starts");
+    assert_eq!(refused.status.code(), Some(2), "3 ranks do not divide 8 sequences");
 }

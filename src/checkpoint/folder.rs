@@ -108,11 +108,15 @@ pub fn resolve(path: &Path, step: Option<u64>) -> Result<PathBuf> {
     })
 }
 
-/// Removes checkpoints older than the newest `keep_last` (at least 1), except those whose step is a multiple of
+/// Removes checkpoints older than the newest `keep_last` (at least 1) up to `step`, which was saved just now, except those whose step is a multiple of
 /// `keep_every_steps`. Damaged and unfinished ones count for nothing and go when they are older than what is kept.
 /// Returns what it removed. Not while a checkpoint is being saved.
-pub fn prune(dir: &Path, keep_last: usize, keep_every_steps: Option<u64>) -> Result<Vec<PathBuf>> {
-    let all = scan(dir)?;
+///
+/// What is newer than `step` was passed over when the run was resumed: it is damaged, and it must not push out what
+/// was saved since.
+pub fn prune(dir: &Path, step: u64, keep_last: usize, keep_every_steps: Option<u64>) -> Result<Vec<PathBuf>> {
+    let mut all = scan(dir)?;
+    all.retain(|f| f.step <= step);
     let sound = |f: &&Found| f.finished && Checkpoint::open(&f.path).is_ok();
     let Some(oldest_kept) = all.iter().rev().filter(sound).nth(keep_last.max(1) - 1) else {
         return Ok(vec![]);

@@ -81,7 +81,10 @@ impl Generate {
         put(self.prompt.as_bytes());
         for i in 0..self.tokens {
             let window = &ids[ids.len().saturating_sub(context)..];
-            let logits = last_logits(&r, window)?;
+            if window.len() % LENGTH == 1 {
+                r.dev.arena().trim(); // the next buffers have another size
+            }
+            let logits = last_logits(&r, window, context)?;
             let id = self.draw(&logits, random.uniform(i as u64, 0));
             if id == BYTE_END {
                 break;
@@ -114,16 +117,22 @@ impl Generate {
     }
 }
 
-/// Logits (V) after the last token of one row.
-fn last_logits(r: &Replica, tokens: &[u32]) -> Result<Vec<f32>> {
-    let seq = Seq::packed(tokens, &[tokens.len()]);
-    let (_, h) = forward(r, &seq, At::default(), false)?;
+/// Rows are padded to a multiple of this, so that buffers serve many tokens.
+const LENGTH: usize = 64;
+
+/// Logits (V) after the last of `tokens`. The padding is a document of its own, which they do not see.
+fn last_logits(r: &Replica, tokens: &[u32], context: usize) -> Result<Vec<f32>> {
+    let (n, length) = (tokens.len(), tokens.len().next_multiple_of(LENGTH).min(context));
+    let mut padded = tokens.to_vec();
+    padded.resize(length, BYTE_END);
+    let lengths: Vec<usize> = [n].into_iter().chain((length > n).then_some(length - n)).collect();
+    let (_, h) = forward(r, &Seq::packed(&padded, &lengths), At::default(), false)?;
     let c = h.cols();
     let last = crate::tensor::Tensor::from_slice(
         &r.dev,
         1,
         c,
-        &h.data::<f32>()[h.len() - c..],
+        &h.data::<f32>()[(n - 1) * c..n * c],
         crate::device::Category::Activations,
     );
     let logits = r.net.head.logits(&r.dev, r.mesh.tp.as_ref(), &r.params, &r.net.embed, &last)?;

@@ -21,7 +21,7 @@ pub struct Train {
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Seconds a rank waits for another before it calls it lost
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     deadline: u64,
     /// Say what the run is and needs (phases, learning rate, memory, traffic) and train nothing
     #[arg(long)]

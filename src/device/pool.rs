@@ -23,6 +23,8 @@ struct Shared {
     next: AtomicUsize,
     finished: AtomicUsize,
     panicked: AtomicBool,
+    /// A job is running.
+    busy: AtomicBool,
     stop: AtomicBool,
     sleepers: AtomicUsize,
     lock: Mutex<()>,
@@ -49,6 +51,7 @@ impl Pool {
             next: AtomicUsize::new(0),
             finished: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
+            busy: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             sleepers: AtomicUsize::new(0),
             lock: Mutex::new(()),
@@ -69,12 +72,14 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Calls f(i) for every i < tasks, each once. Not reentrant: f must not call `run` of the same pool.
+    /// Calls f(i) for every i < tasks, each once. Panics if a job of this pool is running already: f must not call
+    /// `run` of the same pool, and two threads must not share one.
     pub fn run(&self, tasks: usize, f: impl Fn(usize) + Sync) {
         if tasks <= 1 || self.workers.is_empty() {
             return (0..tasks).for_each(f);
         }
         let s = &*self.shared;
+        assert!(!s.busy.swap(true, Acquire), "a pool runs one job at a time");
         let job: *const (dyn Fn(usize) + Sync + '_) = &f;
         // SAFETY: only the lifetime changes; the gate is closed and nobody is inside, and below we wait for all who join.
         unsafe {
@@ -98,10 +103,12 @@ impl Pool {
             spins += 1;
             if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
+        let panicked = s.panicked.swap(false, Relaxed);
+        s.busy.store(false, Release);
         if let Err(panic) = own {
             resume_unwind(panic);
         }
-        assert!(!s.panicked.swap(false, Relaxed), "a worker thread panicked");
+        assert!(!panicked, "a worker thread panicked");
     }
 
     /// `run` over 0..n in ranges of `grain` (the last may be shorter).
@@ -189,6 +196,18 @@ mod tests {
             });
             assert!(seen.iter().all(|s| s.load(Relaxed) == 1));
         }
+    }
+
+    #[test]
+    fn a_nested_job_is_refused() {
+        let pool = Pool::new(2);
+        let nested = catch_unwind(AssertUnwindSafe(|| pool.run(4, |_| pool.run(4, |_| {}))));
+        assert!(nested.is_err());
+        let sum = AtomicUsize::new(0);
+        pool.run(3, |i| {
+            sum.fetch_add(i, Relaxed);
+        });
+        assert_eq!(sum.into_inner(), 3);
     }
 
     #[test]

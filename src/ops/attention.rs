@@ -59,7 +59,7 @@ impl Op for Attention {
         with_dtype!(qkv.dtype(), T => backward::<T>(
             cx.pool(), self.heads, &self.mask(cx), self.scale, qkv.data(), o.data(), lse.data(), dy.data(), dx.data_mut()
         ));
-        if let Slot::Add(dx) = later {
+        if let Slot::Total(dx) = later {
             b.dx[0].put(cx.dev, dx);
         }
         Ok(())

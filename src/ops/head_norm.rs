@@ -42,6 +42,9 @@ impl Op for HeadNorm {
         b.dx[0].target(cx.dev, x[0]);
         let sums = Tensor::zeros(cx.dev, 2, self.heads.head_dim, x[0].stat(1).dtype, Category::Workspace);
         partial_sums(cx.dev, x[0].rows, sums.len(), sums.dtype());
+        if cx.tp.size() > 1 {
+            cx.tp.all_reduce(sums, Reduce::Sum, "HeadNorm dw")?.wait()?;
+        }
         Ok(())
     }
     fn backward(&self, cx: &Cx, dw: &mut Grads, b: &mut Back) -> Result<()> {

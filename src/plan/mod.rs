@@ -136,7 +136,7 @@ impl DryRun {
 
         let phases = (0..config.phases.len()).map(|i| Phase::new(config, &domains, i, dp));
         let phases = phases.collect::<Result<_>>()?;
-        let ranks = rehearse(config, &held, dp)?;
+        let moments = rehearse(config, &held, dp)?;
         let outside = Outside::new(config, dp, threads);
         let m = &config.model;
         Ok(DryRun {
@@ -172,7 +172,7 @@ impl DryRun {
             corpora: domains.iter().map(Corpus::new).collect(),
             curve: curve::sample(config),
             checkpoint_bytes: checkpoint_bytes(config),
-            memory: Memory::new(&ranks, outside),
+            memory: Memory::new(&moments, outside),
             phases,
         })
     }
@@ -260,46 +260,54 @@ impl Corpus {
 }
 
 impl Memory {
-    fn new(ranks: &[MemoryUse], outside: Outside) -> Memory {
-        let most = ranks.iter().max_by_key(|r| r.peak_fresh).expect("a run has ranks");
-        let arenas: usize = ranks.iter().map(|r| r.peak_fresh).sum();
+    /// `moments` has a row for each rank.
+    fn new(moments: &[Vec<MemoryUse>], outside: Outside) -> Memory {
+        let of_rank = |rank: &Vec<MemoryUse>, f: fn(&MemoryUse) -> usize| rank.iter().map(f).max();
+        let most = moments.iter().max_by_key(|r| of_rank(r, |m| m.peak_fresh)).expect("a run has ranks");
+        let arena = of_rank(most, |m| m.peak_fresh).unwrap_or(0);
+        // Ranks move from moment to moment together.
+        let at = |moment: usize| moments.iter().map(|rank| rank[moment].peak_fresh).sum::<usize>();
+        let arenas = (0..most.len()).map(at).max().unwrap_or(0);
+        let peak = |c: Category| most.iter().map(|m| m.peak[c as usize]).max().unwrap_or(0);
         Memory {
-            peak: Category::ALL.into_iter().map(|c| (c.name(), most.peak[c as usize])).collect(),
-            at_once: most.peak_total,
-            arena: most.peak_fresh,
-            rank: most.peak_fresh + outside.rank(),
-            process: arenas + ranks.len() * outside.rank() + outside.process,
+            peak: Category::ALL.map(|c| (c.name(), peak(c))).into(),
+            at_once: of_rank(most, |m| m.peak_total).unwrap_or(0),
+            arena,
+            rank: arena + outside.rank(),
+            process: arenas + moments.len() * outside.rank() + outside.process,
             outside,
         }
     }
 }
 
-/// The run on the Meta device, as every rank: phase after phase, two updates and an evaluation of each.
-fn rehearse(config: &RunConfig, held: &[Vec<HeldOut>], dp: usize) -> Result<Vec<MemoryUse>> {
+/// The moments of a run on the Meta device, for each rank: two updates of each phase, an evaluation of each phase.
+/// Between them a run trims its arena, so each begins with what always stays.
+fn rehearse(config: &RunConfig, held: &[Vec<HeldOut>], dp: usize) -> Result<Vec<Vec<MemoryUse>>> {
     let tp = config.parallel.tp;
     // Ranks differ in their part of the vocabulary and in whether they have a batch of an evaluation.
-    let mut known: HashMap<(usize, Vec<bool>), MemoryUse> = HashMap::new();
+    let mut known: HashMap<(usize, Vec<bool>), Vec<MemoryUse>> = HashMap::new();
     let rows: Vec<Vec<usize>> = held.iter().map(|h| h.iter().map(HeldOut::rows).collect()).collect();
-    let mut rank_memory = |rank: usize| {
+    let mut of_rank = |rank: usize| {
         let evaluates = |(phase, rows): (&PhaseConfig, &Vec<usize>)| -> Vec<bool> {
             rows.iter().map(|n| rank / tp < n.div_ceil(batch_rows(phase.seq_len))).collect()
         };
         let key = (rank % tp, config.phases.iter().zip(&rows).flat_map(evaluates).collect());
-        if let Some(memory) = known.get(&key) {
-            return Ok(memory.clone());
+        if let Some(moments) = known.get(&key) {
+            return Ok(moments.clone());
         }
-        let mut r = Rehearsal::new(config, rank, dp);
+        let mut moments = vec![];
         for (phase, rows) in config.phases.iter().zip(&rows) {
-            r.begin()?;
-            r.update(phase)?;
-            r.update(phase)?;
-            if !rows.is_empty() {
-                r.evaluate(phase, rows)?;
-            }
+            let mut training = Rehearsal::new(config, rank, dp);
+            training.begin()?;
+            training.update(phase)?;
+            training.update(phase)?;
+            let mut evaluation = Rehearsal::new(config, rank, dp);
+            evaluation.evaluate(phase, rows)?;
+            moments.extend([training, evaluation].map(|r| r.replica.dev.arena().used()));
         }
-        Ok(known.entry(key).or_insert(r.replica.dev.arena().used()).clone())
+        Ok(known.entry(key).or_insert(moments).clone())
     };
-    (0..dp * tp).map(&mut rank_memory).collect()
+    (0..dp * tp).map(&mut of_rank).collect()
 }
 
 /// Weights and optimizer state as stored, without headers: each value once, whatever the topology.

@@ -140,6 +140,7 @@ impl Philox {
 
     /// Uniforms of the elements of `BLOCKS` blocks, update 0.
     #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // loops over lanes, which vectorise
     fn uniforms(&self, first: u64) -> [f64; AT_ONCE] {
         let mut counter = [[0; BLOCKS]; 4];
         for i in 0..BLOCKS {

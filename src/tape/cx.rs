@@ -85,7 +85,7 @@ impl Seq {
     }
 }
 
-/// Where the run is: part of every error.
+/// Where the run is, for what an op reports or draws; `layer` counts units, the embedding is 0.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct At {
     pub step: u64,

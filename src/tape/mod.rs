@@ -57,6 +57,8 @@ impl Tape {
         let shapes: Vec<_> = x.iter().map(|v| self.shapes[v.0]).collect();
         let outputs = op.outputs(&shapes);
         assert_eq!(outputs.len(), Y, "outputs of {}", op.name());
+        let twice = x.iter().enumerate().find(|(i, v)| x[..*i].contains(v));
+        assert!(twice.is_none(), "{} is given one value twice: it would lose a gradient", op.name());
         let cost = op.cost(&shapes);
         self.cost = Cost { flops: self.cost.flops + cost.flops, bytes: self.cost.bytes + cost.bytes };
         let first = self.values.len();
@@ -170,17 +172,17 @@ impl Tape {
             }
             self.restore(cx, &self.nodes[n].needs.clone())?;
             self.free_unread(n, x);
-            let (Node { op, x, y, needs }, hidden) = (&self.nodes[n], Tensor::default());
+            let (Node { op, x: ins, y: outs, needs }, hidden) = (&self.nodes[n], Tensor::default());
             let show = |v: &Var| if needs.contains(v) { &self.values[v.0] } else { &hidden };
             let mut b = Back {
-                x: x.iter().map(show).collect(),
-                y: y.iter().map(show).collect(),
-                dy: y.iter().map(|v| slots[v.0].take()).collect(),
-                dx: x.iter().map(|v| std::mem::take(&mut slots[v.0])).collect(),
+                x: ins.iter().map(show).collect(),
+                y: outs.iter().map(show).collect(),
+                dy: outs.iter().map(|v| slots[v.0].take()).collect(),
+                dx: ins.iter().map(|v| std::mem::take(&mut slots[v.0])).collect(),
             };
             if cx.dev.is_meta() {
                 self.note(cx, n, "backward");
-                let shapes: Vec<_> = x.iter().map(|v| self.shapes[v.0]).collect();
+                let shapes: Vec<_> = ins.iter().map(|v| self.shapes[v.0]).collect();
                 op.meta_backward(cx, &shapes, &mut b)?;
             } else {
                 let what = || (self.label(n, "backward"), self.cost_of(n).backward());
@@ -188,8 +190,8 @@ impl Tape {
             }
             let dx: Vec<_> = std::mem::take(&mut b.dx);
             drop(b);
-            x.iter().zip(dx).for_each(|(v, dx)| slots[v.0] = dx);
-            y.clone().iter().for_each(|v| self.values[v.0] = Tensor::default());
+            ins.iter().zip(dx).for_each(|(v, dx)| slots[v.0] = dx);
+            outs.clone().iter().for_each(|v| self.values[v.0] = Tensor::default());
         }
         Ok(x.map_or(Tensor::default(), |x| slots[x.0].take()))
     }

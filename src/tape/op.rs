@@ -62,7 +62,8 @@ impl Cost {
 pub enum Slot {
     #[default]
     Empty,
-    Add(Tensor),
+    /// The sum so far.
+    Total(Tensor),
 }
 
 impl Slot {
@@ -70,27 +71,27 @@ impl Slot {
     pub fn target(&mut self, dev: &Device, shape: Shape) -> (&mut Tensor, Out) {
         let out = match self {
             Slot::Empty => {
-                *self = Slot::Add(shape.empty(dev));
+                *self = Slot::Total(shape.empty(dev));
                 Out::Store
             }
-            Slot::Add(_) => Out::Add,
+            Slot::Total(_) => Out::Add,
         };
-        let Slot::Add(total) = self else { unreachable!("filled above") };
+        let Slot::Total(total) = self else { unreachable!("filled above") };
         assert_eq!(Shape::of(total), shape, "gradient of a value");
         (total, out)
     }
     /// For a dx that is finished: the first one is moved in, a later one is added.
     pub fn put(&mut self, dev: &Device, dx: Tensor) {
         match self {
-            Slot::Empty => *self = Slot::Add(dx),
-            Slot::Add(total) => crate::ops::elementwise::add(dev, total, &dx),
+            Slot::Empty => *self = Slot::Total(dx),
+            Slot::Total(total) => crate::ops::elementwise::add(dev, total, &dx),
         }
     }
     /// Empties the slot; the result does not exist if nobody added to it.
     pub fn take(&mut self) -> Tensor {
         match std::mem::take(self) {
             Slot::Empty => Tensor::default(),
-            Slot::Add(total) => total,
+            Slot::Total(total) => total,
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::position::Position;
 use super::replica::Replica;
 use crate::checkpoint::{self, Checkpoint, Clocks, CorpusId, Meta, SaveState, Saved, Values};
-use crate::config::{Every, Init, Precision, RunConfig};
+use crate::config::{Every, Init, ModelConfig, Positions, Precision, RunConfig};
 use crate::data::Domain;
 use crate::hf::HfSource;
 use crate::params::{Dp, RandomInit, TensorSource};
@@ -57,11 +57,41 @@ pub fn find(config: &RunConfig, domains: &[Domain]) -> Result<Start> {
         Init::Checkpoint { path, step } => {
             let path = checkpoint::resolve(path, *step)?;
             let c = Checkpoint::open(&path)?;
+            check_model(config, &c.manifest().meta.model, &path)?;
             Origin::Checkpoint(Box::new(c))
         }
-        Init::HuggingFace(dir) => Origin::HuggingFace(Box::new(HfSource::open(dir)?)),
+        Init::HuggingFace(dir) => {
+            let source = HfSource::open(dir)?;
+            check_model(config, source.config(), dir)?;
+            Origin::HuggingFace(Box::new(source))
+        }
     };
     Ok(Start::Fresh(origin))
+}
+
+/// Weights only mean something in the model they were trained in: all of it must agree but how it was initialised
+/// and, where positions are not learned, how many there are.
+fn check_model(config: &RunConfig, theirs: &ModelConfig, path: &Path) -> Result<()> {
+    let ours = &config.model;
+    let mut expected = ModelConfig {
+        init_std: ours.init_std,
+        init_scale_residual: ours.init_scale_residual,
+        ..theirs.clone()
+    };
+    if !matches!(ours.positions, Positions::Learned { .. }) {
+        expected.max_positions = ours.max_positions;
+    }
+    let fields = |m: &ModelConfig| serde_json::to_value(m).ok().and_then(|v| v.as_object().cloned());
+    let (Some(a), Some(b)) = (fields(&expected), fields(ours)) else { return Ok(()) };
+    match a.iter().find(|(key, value)| b.get(*key) != Some(value)) {
+        None => Ok(()),
+        Some((key, value)) => Err(Error::config(
+            &config.source_file,
+            format!("model.{key}"),
+            format!("it is {}, but the weights of {} were trained with {value}", b[key], path.display()),
+            "make [model] the model of run.init",
+        )),
+    }
 }
 
 /// A resume may change what does not change results; everything else is a new run.
@@ -69,7 +99,8 @@ fn check_resume(config: &RunConfig, domains: &[Domain], c: &Checkpoint) -> Resul
     let meta = &c.manifest().meta;
     let old = RunConfig::load(&c.path().join("run.toml"), &[])?;
     config.check_resume(&old)?;
-    for (domain, CorpusId { name, hash }) in domains.iter().zip(&meta.corpora) {
+    for CorpusId { name, hash } in &meta.corpora {
+        let Some(domain) = domains.iter().find(|d| d.name == *name) else { continue };
         let now = format!("{:016x}", domain.corpus.hash());
         if now != *hash {
             return Err(Error::data(
@@ -150,7 +181,7 @@ pub fn save(
             Some(Every::Steps(n)) => Some(n),
             Some(Every::Minutes(_)) | None => None,
         };
-        checkpoint::prune(&dir, config.checkpoint.keep_last, keep)?;
+        checkpoint::prune(&dir, position.update, config.checkpoint.keep_last, keep)?;
     }
     world.barrier("checkpoint pruned")?;
     Ok(saved)

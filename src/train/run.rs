@@ -66,8 +66,8 @@ pub fn check(config: &RunConfig, launch: &Launch) -> Result<()> {
         let problem = "checkpoints to keep are counted in steps";
         return refuse("checkpoint.keep_every", problem, "give it like \"5000 steps\"");
     }
-    if launch.threads == Some(0) {
-        return Err(Error::launch("--threads 0", "give 1 or more"));
+    if launch.threads.is_some_and(|n| !(1..=1024).contains(&n)) {
+        return Err(Error::launch(format!("--threads {}", launch.threads_per_rank()), "give 1 to 1024"));
     }
     let (_, params) = Network::build(&config.model, &Device::meta(), DType::F32, (0, 1), Dp::SOLO, 1);
     let names: Vec<&str> = params.iter().map(|(_, p)| p.spec.name.as_str()).collect();
@@ -104,7 +104,7 @@ struct Rank<'a> {
     last_save: Instant,
     last_eval: Instant,
     saved_at: Option<u64>,
-    /// Bytes sent so far over dp and tp.
+    /// Bytes sent over dp and tp before this step.
     sent: [u64; 2],
     /// Multiply-adds this rank's threads can do, measured at the start, as FLOP/s.
     peak_flops: f64,
@@ -201,6 +201,7 @@ impl Rank<'_> {
                 weight_sum: weight_sum.max(1e-300),
             };
             let ballot = self.say(&next, self.domains.len())?;
+            self.sent = self.traffic();
             let began = Instant::now();
             let outcome = step(&mut self.replica, &batches, &update, ballot)?;
             let took = began.elapsed();
@@ -306,6 +307,11 @@ impl Rank<'_> {
         Ok(())
     }
 
+    /// Bytes sent so far over dp and tp.
+    fn traffic(&self) -> [u64; 2] {
+        [&self.replica.mesh.dp, &self.replica.mesh.tp].map(|c| c.traffic().bytes())
+    }
+
     fn row(&mut self, kind: &str, fields: impl FnOnce() -> serde_json::Value) -> Result<()> {
         let phase = self.config.phases.get(self.position.phase).map_or("", |p| p.name.as_str());
         match &mut self.metrics {
@@ -354,9 +360,8 @@ impl Rank<'_> {
             .filter(|(_, (_, weight))| **weight > 0.0)
             .map(|(d, (loss, weight))| (d.name.clone(), json!(loss / weight)))
             .collect();
-        let now = [&self.replica.mesh.dp, &self.replica.mesh.tp].map(|c| c.traffic().bytes());
+        let now = self.traffic();
         let sent = [now[0] - self.sent[0], now[1] - self.sent[1]];
-        self.sent = now;
         let flops = |causal| rate * self.config.model.flops_per_token(phase.seq_len, causal);
         let peak = self.peak_flops * self.replica.mesh.world.size() as f64;
         self.row("step", || {

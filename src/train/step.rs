@@ -27,7 +27,8 @@ pub struct Update {
     pub lr: f64,
     /// Largest gradient norm.
     pub clip: Option<f64>,
-    /// Z: sum of all target weights of the update, over all ranks and micro-batches.
+    /// Z: sum of all target weights of the update, over all ranks and micro-batches; the vote of the step before
+    /// announced it.
     pub weight_sum: f64,
 }
 
@@ -70,8 +71,9 @@ pub fn step(r: &mut Replica, batches: &[MicroBatch], update: &Update, mut ballot
         return Err(Error::Numerics {
             step: update.step,
             problem: format!("loss {loss}, gradient norm {grad_norm}"),
-            remedy: "the weights were not updated; lower lr or clip, or resume from the last checkpoint"
-                .into(),
+            remedy:
+                "nothing was updated; start a new run.dir with init = \"ckpt:RUN\" and a lower lr or clip"
+                    .into(),
         });
     }
     // As torch.nn.utils.clip_grad_norm_ has it.
@@ -83,7 +85,8 @@ pub fn step(r: &mut Replica, batches: &[MicroBatch], update: &Update, mut ballot
 }
 
 /// Adds the gradients of one micro-batch; returns −log p of each target (N). With `flights`, the gradients are
-/// complete after it and their reduction over dp is started unit by unit, behind the backward of the next one.
+/// complete after it and their reduction over dp is started unit by unit, before the backward of the next one.
+/// (Thread ranks do the work in `wait`; a communicator with progress of its own does it meanwhile.)
 pub fn forward_backward(
     r: &mut Replica,
     batch: &MicroBatch,

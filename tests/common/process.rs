@@ -100,6 +100,7 @@ pub struct Run {
 }
 
 impl Run {
+    #[allow(clippy::zombie_processes)] // `Process` waits
     pub fn start(&self) -> Process {
         let stderr = File::create(self.folder.join("stderr")).expect("a file");
         let child = Command::new(env!("CARGO_BIN_EXE_espalier"))

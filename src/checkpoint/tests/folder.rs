@@ -62,12 +62,12 @@ fn a_damaged_newest_checkpoint_falls_back_to_the_one_before_with_a_warning() {
 fn prune_keeps_the_last_and_the_cadence() {
     let dir = tempfile::tempdir().unwrap();
     save_steps(dir.path(), &[50, 100, 150, 200, 250, 300]);
-    let removed = prune(dir.path(), 2, Some(100)).unwrap();
+    let removed = prune(dir.path(), u64::MAX, 2, Some(100)).unwrap();
     assert_eq!(removed, ["step-00000050", "step-00000150"].map(|n| dir.path().join(n)));
     assert_eq!(steps(dir.path()), [100, 200, 250, 300]);
-    prune(dir.path(), 0, None).unwrap();
+    prune(dir.path(), u64::MAX, 0, None).unwrap();
     assert_eq!(steps(dir.path()), [300], "the last is never removed");
-    assert_eq!(prune(&dir.path().join("none"), 1, None).unwrap(), Vec::<PathBuf>::new());
+    assert_eq!(prune(&dir.path().join("none"), u64::MAX, 1, None).unwrap(), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn prune_does_not_count_damaged_checkpoints_and_removes_only_checkpoints() {
     for other in ["step-00000001.backup", "step-1", "notes"] {
         std::fs::create_dir(dir.path().join(other)).unwrap();
     }
-    let removed = prune(dir.path(), 1, None).unwrap();
+    let removed = prune(dir.path(), u64::MAX, 1, None).unwrap();
     assert_eq!(removed, paths[..2], "the unfinished one and the one older than the newest sound one");
     assert_eq!(steps(dir.path()), [3, 4]);
     assert!(["step-00000001.backup", "step-1", "notes"].iter().all(|n| dir.path().join(n).is_dir()));
