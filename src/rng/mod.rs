@@ -142,11 +142,9 @@ impl Philox {
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // loops over lanes, which vectorise
     fn uniforms(&self, first: u64) -> [f64; AT_ONCE] {
-        let mut counter = [[0; BLOCKS]; 4];
-        for i in 0..BLOCKS {
-            let block = first + i as u64;
-            (counter[0][i], counter[1][i]) = (block as u32, (block >> 32) as u32);
-        }
+        let block = |i: usize| first + i as u64;
+        let (low, high) = (|i| block(i) as u32, |i| (block(i) >> 32) as u32);
+        let mut counter = [std::array::from_fn(low), std::array::from_fn(high), [0; BLOCKS], [0; BLOCKS]];
         let mut key = self.key;
         for _ in 0..ROUNDS {
             let [c0, c1, c2, c3] = &mut counter;
@@ -310,8 +308,12 @@ mod tests {
                 assert_eq!(piece, whole[start..start + len]);
             }
         }
-        let one = (p.normal(1_000_008, 0) * f64::from(0.02f32)) as f32;
-        assert_eq!(whole[5], one);
+        // Values drawn many at a time are those drawn alone, in the centre and in the tails.
+        let mut many = vec![0f32; 5000];
+        p.fill_normal(1_000_003, 0.02, &mut many);
+        for (i, x) in many.iter().enumerate() {
+            assert_eq!(*x, (p.normal(1_000_003 + i as u64, 0) * f64::from(0.02f32)) as f32);
+        }
         p.fill_uniform(0, -2.0, 3.0, &mut whole);
         assert_eq!(whole[9], (-2.0 + 5.0 * p.uniform(9, 0)) as f32);
     }
