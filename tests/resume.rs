@@ -54,9 +54,8 @@ fn killed_at_twenty_moments_it_ends_with_the_same_bytes() {
     let (mut kills, mut ends) = (0, 0);
     let mut run = site.run("round-0", &BF16);
     while kills < 20 || ends == 0 {
-        // From 5 ms to the length of the run, short delays as often as long ones, so that it comes to its end late.
-        let share = random.below(1000) as f64 / 1000.0;
-        let delay = 0.005 * (length / 0.005).max(1.0).powf(share);
+        // From 5 ms to the length of the run.
+        let delay = 0.005 + (length - 0.005).max(0.0) * random.below(1000) as f64 / 1000.0;
         let process = run.start();
         if kills < 20 {
             std::thread::sleep(Duration::from_secs_f64(delay));
