@@ -1,5 +1,16 @@
 //! `metrics.jsonl`: one JSON object a line, appended only. Every row has v, attempt, kind, step, phase, t_s; of
 //! several rows for one step (after a crash and a resume) the highest attempt counts.
+//!
+//! - `run`, once per attempt: config_hash, git, host, ranks, dp, tp, zero, params, flops_per_token_{full,causal} at
+//!   run.seq_len, threads_per_rank, peak_tflops (multiply-adds on registers, measured on rank 0 and multiplied by the
+//!   ranks), program_hashes.
+//! - `phase`: name, clocks, steps, seq_len, global_batch.
+//! - `step`: sample (the cursor after it), tokens (seen by the run, with and without target), loss (mean over the
+//!   update's targets, nats), terms, grad_norm (before the clip), clip (the factor), lr, weight_sum (the number of
+//!   targets), step_ms, tokens_per_s, data_wait_ms, mfu_full, mfu_causal, comm_bytes (what a ring would send for the
+//!   rank's dp and tp collectives), peak_mem_gib (the arena of rank 0), loss_by_domain.
+//! - `eval`: corpus, nll_token, bits_byte (where the tokenizer's bytes are known), tokens.
+//! - `checkpoint`: path, bytes, blocked_ms, total_ms.
 
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
