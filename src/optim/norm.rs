@@ -4,13 +4,16 @@
 use crate::device::{Category, DType, Device, Shared, simd};
 use crate::ops::reduce::sum;
 use crate::params::{Params, Shard, Unit};
+use crate::tape::profile;
 use crate::tensor::Tensor;
 
 const GRAIN: usize = 1 << 14;
 
 /// Σ g² over this dp rank's part of every unit. A tensor that every tp rank holds is counted by the first only.
 pub fn part_square_sum(dev: &Device, params: &Params, tp_rank: usize) -> f64 {
-    params.units.iter().map(|u| unit_sum(dev, u, tp_rank)).sum()
+    let bytes = || params.units.iter().map(|u| u.part.len() * u.grads.dtype().bytes()).sum();
+    let sum = || params.units.iter().map(|u| unit_sum(dev, u, tp_rank)).sum();
+    profile::time(|| profile::pass("Gradient norm", bytes()), sum)
 }
 
 fn unit_sum(dev: &Device, unit: &Unit, tp_rank: usize) -> f64 {

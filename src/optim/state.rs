@@ -4,6 +4,7 @@ use super::adamw::{AdamStep, Master, adamw, sgd};
 use crate::config::{OptimConfig, OptimKind};
 use crate::device::{Category, DType, Device, Shared};
 use crate::params::{Params, Unit};
+use crate::tape::profile;
 use crate::tensor::Tensor;
 use std::ops::Range;
 
@@ -70,12 +71,17 @@ impl Optimizer {
         if dev.is_meta() {
             return;
         }
-        for (i, unit) in params.units.iter_mut().enumerate() {
-            match unit.weights.dtype() {
-                DType::Bf16 => self.update_unit::<half::bf16>(dev, i, unit, hyper),
-                _ => self.update_unit::<f32>(dev, i, unit, hyper),
+        // Of AdamW in f32: g, m, v, w read, m, v, w written.
+        let bytes = params.units.iter().map(|u| 28 * u.slice.len()).sum();
+        let all = || {
+            for (i, unit) in params.units.iter_mut().enumerate() {
+                match unit.weights.dtype() {
+                    DType::Bf16 => self.update_unit::<half::bf16>(dev, i, unit, hyper),
+                    _ => self.update_unit::<f32>(dev, i, unit, hyper),
+                }
             }
-        }
+        };
+        profile::time(|| profile::pass("Optimizer", bytes), all);
     }
 
     fn update_unit<T: crate::device::Elem<Acc = f32>>(

@@ -4,7 +4,7 @@
 use super::spec::{LocalBox, ParamSpec};
 use crate::Result;
 use crate::device::{Category, DType, Device, Elem, Shared};
-use crate::tape::ParamId;
+use crate::tape::{ParamId, profile};
 use crate::tensor::Tensor;
 use crate::with_dtype;
 use std::ops::Range;
@@ -160,12 +160,17 @@ impl Params {
         if dev.is_meta() {
             return;
         }
-        for unit in &mut self.units {
-            let len = unit.len * unit.grads.dtype().bytes();
-            let grads = Shared::new(unit.grads.bytes_mut());
-            // SAFETY: ranges of different tasks are disjoint.
-            dev.pool().ranges(len, 1 << 20, |r| unsafe { grads.part(r) }.fill(0));
-        }
+        let bytes = |u: &Unit| u.len * u.grads.dtype().bytes();
+        let all = self.units.iter().map(bytes).sum();
+        let clear = || {
+            for unit in &mut self.units {
+                let len = bytes(unit);
+                let grads = Shared::new(unit.grads.bytes_mut());
+                // SAFETY: ranges of different tasks are disjoint.
+                dev.pool().ranges(len, 1 << 20, |r| unsafe { grads.part(r) }.fill(0));
+            }
+        };
+        profile::time(|| profile::pass("Zero gradients", all), clear);
     }
 }
 

@@ -30,6 +30,11 @@ pub fn stop() -> Vec<Row> {
     std::mem::take(&mut *ROWS.lock().expect("no panic under the lock"))
 }
 
+/// Names one pass over memory that reads and writes so many bytes.
+pub fn pass(name: &str, bytes: usize) -> (String, Cost) {
+    (name.into(), Cost { flops: 0.0, bytes: bytes as f64 })
+}
+
 /// Runs f; `what` names it and says what it costs. Calls must not be nested: time would count twice.
 #[inline]
 pub fn time<R>(what: impl FnOnce() -> (String, Cost), f: impl FnOnce() -> R) -> R {

@@ -6,7 +6,7 @@ use super::vote::{Ballot, Vote};
 use crate::comm::{Pending, Reduce};
 use crate::ops::loss::Targets;
 use crate::optim::{Hyper, norm::part_square_sum};
-use crate::tape::{At, Cost, Cx, Grads, Seq, Tape, Var, Weights, profile};
+use crate::tape::{At, Cx, Grads, Seq, Tape, Var, Weights};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -49,10 +49,7 @@ type Tapes = Vec<(Tape, Option<Var>, Var)>;
 /// Trains on the micro-batches of one update. Collective over all ranks; `ballot` carries what this rank has to say.
 pub fn step(r: &mut Replica, batches: &[MicroBatch], update: &Update, mut ballot: Ballot) -> Result<Outcome> {
     let mut flights = Vec::with_capacity(r.params.units.len());
-    let elements: usize = r.params.units.iter().map(|u| u.len).sum();
-    let pass =
-        |name: &str, bytes: usize| (name.to_string(), Cost { flops: 0.0, bytes: (bytes * elements) as f64 });
-    profile::time(|| pass("Zero gradients", 4), || r.params.zero_grads(&r.dev));
+    r.params.zero_grads(&r.dev);
     for (i, batch) in batches.iter().enumerate() {
         let last = i + 1 == batches.len();
         let at = At { step: update.step, layer: 0 };
@@ -62,8 +59,7 @@ pub fn step(r: &mut Replica, batches: &[MicroBatch], update: &Update, mut ballot
     for (unit, flight) in flights {
         r.params.units[unit].grads = flight.wait()?;
     }
-    ballot.square_sum =
-        profile::time(|| pass("Gradient norm", 4), || part_square_sum(&r.dev, &r.params, r.mesh.tp.rank()));
+    ballot.square_sum = part_square_sum(&r.dev, &r.params, r.mesh.tp.rank());
     let vote = ballot.cast(&r.dev, &r.mesh)?;
 
     let (loss, grad_norm) = (vote.loss_sum / update.weight_sum, vote.square_sum.sqrt());
@@ -71,15 +67,12 @@ pub fn step(r: &mut Replica, batches: &[MicroBatch], update: &Update, mut ballot
         return Err(Error::Numerics {
             step: update.step,
             problem: format!("loss {loss}, gradient norm {grad_norm}"),
-            remedy:
-                "nothing was updated; start a new run.dir with init = \"ckpt:RUN\" and a lower lr or clip"
-                    .into(),
+            remedy: "nothing was updated; start a new run.dir with init = \"ckpt:RUN\" and a lower lr".into(),
         });
     }
     // As torch.nn.utils.clip_grad_norm_ has it.
     let clip = update.clip.map_or(1.0, |most| (most / (grad_norm + 1e-6)).min(1.0));
-    let hyper = Hyper { lr: update.lr, grad_scale: clip };
-    profile::time(|| pass("Optimizer", 28), || r.optim.update(&r.dev, &mut r.params, hyper));
+    r.optim.update(&r.dev, &mut r.params, Hyper { lr: update.lr, grad_scale: clip });
     r.gather_weights()?;
     Ok(Outcome { loss, grad_norm, clip, vote })
 }
@@ -146,12 +139,4 @@ pub fn evaluate(r: &mut Replica, batch: &MicroBatch, at: At) -> Result<Vec<f32>>
     let Replica { dev, mesh, net, params, .. } = r;
     net.head.loss(dev, mesh.tp.as_ref(), params, &net.embed, &h, targets, &mut nll, false)?;
     Ok(nll)
-}
-
-/// Matrix-product FLOPs of one forward as the tapes count them.
-pub fn forward_cost(tapes: &[(Tape, Option<Var>, Var)]) -> Cost {
-    tapes.iter().fold(Cost::default(), |sum, (t, ..)| Cost {
-        flops: sum.flops + t.cost().flops,
-        bytes: sum.bytes + t.cost().bytes,
-    })
 }
