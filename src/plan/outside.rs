@@ -1,6 +1,7 @@
 //! What a rank uses besides the arena, estimated from shapes: buffers that threads keep, and the data of two updates.
 
 use crate::config::{Positions, Precision, RunConfig};
+use crate::device::gemm::{A_VALUES, B_VALUES, DEPTH, SUM_ROWS};
 use crate::train::corpora::Split;
 use crate::train::evaluate;
 use serde::Serialize;
@@ -19,15 +20,10 @@ pub struct Outside {
     pub process: usize,
 }
 
-/// Limits of `device/gemm/block.rs`: values of packed b, its depth, values of packed a, rows of own sums.
-const PACKED_B: usize = 2 << 20;
-const DEPTH: usize = 1024;
-const PACKED_A: usize = 128 << 10;
-const SUM_ROWS: usize = 2048;
 /// Tokens of a chunk and of a tile of `device/attention/backward.rs`.
 const CHUNK: usize = 512;
 const TILE: usize = 64;
-/// As measured with a model of a few thousand parameters.
+/// A guess; `tests/plan.rs` compares the whole with real processes.
 const PROCESS: usize = 3 << 20;
 
 impl Outside {
@@ -53,14 +49,14 @@ impl Outside {
             (m.ffn_dim / tp, m.dim),
             (m.dim, m.vocab.div_ceil(tp)),
         ];
-        let packed = |k: usize, n: usize| (k.min(DEPTH) * n).min(PACKED_B);
+        let packed = |k: usize, n: usize| (k.min(DEPTH) * n).min(B_VALUES);
         let b = weights.iter().map(|&(i, o)| packed(i, o).max(packed(o, i)).max(packed(tokens, i)));
         let deep = |k: usize, n: usize| {
-            if bf16 && k > DEPTH { tokens.min(SUM_ROWS) * n.min(PACKED_B / DEPTH) } else { 0 }
+            if bf16 && k > DEPTH { tokens.min(SUM_ROWS) * n.min(B_VALUES / DEPTH) } else { 0 }
         };
         let sums = weights.iter().map(|&(i, o)| deep(i, o).max(deep(o, i)));
         let largest = |values: &mut dyn Iterator<Item = usize>| values.max().unwrap_or(0);
-        let products = largest(&mut { b }) + largest(&mut { sums }) + threads * PACKED_A.min(tokens * m.dim);
+        let products = largest(&mut { b }) + largest(&mut { sums }) + threads * A_VALUES.min(tokens * m.dim);
 
         let (d, keys) = (m.head_dim, longest.min(CHUNK));
         let tiles = 4 * keys * d + TILE * (5 * d + 2 * TILE + 2);

@@ -111,11 +111,6 @@ impl Tape {
         self.cost
     }
 
-    /// Bytes that the tape holds.
-    pub fn kept_bytes(&self) -> usize {
-        self.values.iter().filter(|v| v.exists()).map(|v| Shape::of(v).bytes()).sum()
-    }
-
     /// Ends the forward: drops what no backward reads and what `policy` would rather compute again.
     pub fn seal(&mut self, policy: Recompute) {
         let mut wanted = vec![false; self.values.len()];

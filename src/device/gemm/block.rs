@@ -17,17 +17,17 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Depth of a block of K: deeper blocks pass over c less often, but 128 rows of a deeper one would not fit L2.
-const DEPTH: usize = 1024;
+pub const DEPTH: usize = 1024;
 /// Values of a that a task packs: half a MiB, at least `ROWS` rows and at most `MOST_ROWS`.
-const A_VALUES: usize = 128 << 10;
+pub const A_VALUES: usize = 128 << 10;
 const ROWS: usize = 128;
 const MOST_ROWS: usize = 512;
 /// Blocks of rows there should be before they grow beyond `ROWS`.
 const ROW_BLOCKS: usize = 16;
 /// Values of packed b.
-const B_VALUES: usize = 2 << 20;
+pub const B_VALUES: usize = 2 << 20;
 /// Rows that share one pass over packed b when partial sums need a buffer of their own.
-const SUM_ROWS: usize = 2048;
+pub const SUM_ROWS: usize = 2048;
 /// Columns of b that one task packs, rounded to panels: of a row-major b it reads half a page of each row.
 const PACK_COLS: usize = 384;
 /// A task has at least so many columns, so that packing its rows of a is cheap beside it,

@@ -24,6 +24,7 @@ mod x86;
 
 use super::simd::{Isa, isa};
 use super::{Elem, Pool};
+pub use block::{A_VALUES, B_VALUES, DEPTH, SUM_ROWS};
 pub use peak::peak;
 
 /// A matrix (rows, cols) with strides in elements, one of which is 1.
