@@ -9,6 +9,7 @@ mod keys;
 pub mod model;
 mod preset;
 mod read;
+mod read_data;
 mod read_model;
 mod read_phase;
 pub mod run;

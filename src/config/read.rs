@@ -4,9 +4,8 @@ use super::doc::{Doc, Value};
 use super::keys::nearest;
 use super::run::*;
 use super::table::{Table, number};
-use super::{read_model, read_phase};
+use super::{read_data, read_model, read_phase};
 use crate::Result;
-use std::path::PathBuf;
 
 pub(super) const SEQ_LEN: std::ops::RangeInclusive<usize> = 1..=1 << 28;
 pub(super) const GLOBAL_BATCH: std::ops::RangeInclusive<usize> = 1..=1 << 31;
@@ -18,7 +17,6 @@ pub(super) const ATTENTION: &[(&str, Attention)] =
 pub(super) const DEVICES: &[(&str, DeviceChoice)] =
     &[("auto", DeviceChoice::Auto), ("cpu", DeviceChoice::Cpu), ("cuda", DeviceChoice::Cuda)];
 pub(super) const PRECISIONS: &[(&str, Precision)] = &[("f32", Precision::F32), ("bf16", Precision::Bf16)];
-pub(super) const ORDERS: &[(&str, Order)] = &[("stream", Order::Stream), ("megatron", Order::Megatron)];
 pub(super) const ACCUMULATE: &[(&str, Accumulate)] =
     &[("local", Accumulate::Local), ("sharded", Accumulate::Sharded)];
 pub(super) const RECOMPUTE: &[(&str, Recompute)] =
@@ -47,7 +45,7 @@ pub(super) fn config(doc: &Doc) -> Result<RunConfig> {
         ));
     };
     let model = read_model::model(&model, Some(longest))?;
-    let data = data(&root.table("data")?)?;
+    let data = read_data::data(&root.table("data")?)?;
     let optim = optim(&root.table("optim")?)?;
     let eval = match root.opt_table("eval")? {
         Some(t) => Some(eval(&t, &data)?),
@@ -114,36 +112,6 @@ fn init(t: &Table) -> Result<Init> {
         }
         _ => Err(refuse()),
     }
-}
-
-fn data(t: &Table) -> Result<Vec<(String, DataConfig)>> {
-    let mut corpora = Vec::new();
-    for (name, _) in t.entries {
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        if name.is_empty() || !name.chars().all(plain) {
-            let problem = format!("{name:?} is not a name for a corpus");
-            return Err(t.error(name, problem, "use letters, digits, _ and -"));
-        }
-        let c = t.table(name)?;
-        let path = c.str("path", "the prefix of the corpus files as a string")?;
-        let path = PathBuf::from(path.ok_or_else(|| c.missing("path", "path = \"data/web\""))?);
-        let order = c.choice("order", ORDERS)?.unwrap_or(Order::Stream);
-        if order == Order::Megatron {
-            return Err(c.not_built("order", "order = \"megatron\"", "use \"stream\""));
-        }
-        let holdout =
-            c.float("holdout", "a share of at least 0 and less than 1", |x| (0.0..1.0).contains(&x))?;
-        let max_epochs = c.int("max_epochs", 1..=1 << 32)?;
-        corpora.push((name.clone(), DataConfig { path, order, holdout: holdout.unwrap_or(0.0), max_epochs }));
-    }
-    if corpora.is_empty() {
-        return Err(t.doc.error(
-            "data",
-            "there is no corpus",
-            "add [data] with web = { path = \"data/web\" }",
-        ));
-    }
-    Ok(corpora)
 }
 
 fn parallel(t: &Table) -> Result<ParallelConfig> {

@@ -106,6 +106,16 @@ pub struct DataConfig {
     /// Prefix of .bin or .bin.zst, .idx, .json.
     pub path: PathBuf,
     pub order: Order,
+    pub packing: Packing,
+    /// Windows of a pack group, for best-fit packing.
+    pub pack_group: u64,
+    /// Shares of training, validation and test; Megatron's order only.
+    pub split: Option<[f64; 3]>,
+    pub io: Io,
+    /// Where `Io::Stage` copies to; None is the system's folder for temporary files.
+    pub stage_dir: Option<PathBuf>,
+    /// The side stream that weighs each target, "none" for none; absent is what the corpus says of itself.
+    pub weights: Option<String>,
     /// Share of the documents kept out of training.
     pub holdout: f64,
     /// Passes after which drawing from this corpus is an error.
@@ -114,8 +124,30 @@ pub struct DataConfig {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
+    /// A keyed permutation of windows; no arrays.
     Stream,
+    /// That of Megatron-LM, exactly, with its arrays.
     Megatron,
+}
+
+/// How the documents of a corpus become rows of seq_len tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// The concatenated corpus, cut every seq_len tokens.
+    Window,
+    /// Whole documents where they fit, within groups of windows; only what fills the last gaps is cut.
+    BestFit,
+    /// One document in each row, the rest of the row empty.
+    OneDoc,
+}
+
+/// How the bytes of a corpus are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Io {
+    Mmap,
+    Pread,
+    /// Copied to a disk of the node at the start, then mapped.
+    Stage,
 }
 
 #[derive(Clone, Debug, PartialEq)]

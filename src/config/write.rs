@@ -1,7 +1,8 @@
 //! From a `RunConfig` back to a run file with every key, and to the hash of what determines results.
 
 use super::model::{ModelConfig, Positions};
-use super::read::{ACCUMULATE, ATTENTION, DEVICES, ORDERS, PRECISIONS, RECOMPUTE};
+use super::read::{ACCUMULATE, ATTENTION, DEVICES, PRECISIONS, RECOMPUTE};
+use super::read_data::{IOS, ORDERS, PACKINGS};
 use super::read_model::{ACTIVATIONS, HEADS, NORM_PLACES, NORMS};
 use super::read_phase::{CURSOR, KINDS, OPTIMIZER, SCHEDULE};
 use super::run::*;
@@ -38,7 +39,8 @@ impl RunConfig {
     }
 
     /// xxh3 of everything that determines results: not where the run lies or computes (run.dir, run.device,
-    /// parallel), nor what only watches it (eval, checkpoint).
+    /// parallel), nor where corpora lie and how they are read (data.*.path, io, stage_dir: their own hashes say what
+    /// they hold), nor what only watches it (eval, checkpoint).
     pub fn hash(&self) -> u64 {
         let lines = self.lines().into_iter().filter(|l| l.matters);
         let text: String = lines.map(|l| format!("{}\t{}\t{}\n", l.table, l.key, l.value)).collect();
@@ -58,14 +60,8 @@ impl RunConfig {
         self.run_lines(&mut w);
         w.table("model", true);
         model_lines(&self.model, &mut w);
-        w.table("data", true);
         for (name, d) in &self.data {
-            let epochs = d.max_epochs.map_or(String::new(), |n| format!(", max_epochs = {n}"));
-            let order = word(ORDERS, d.order);
-            w.line(
-                name,
-                format!("{{ path = {}, order = {order}, holdout = {:?}{epochs} }}", path(&d.path), d.holdout),
-            );
+            data_lines(name, d, &mut w);
         }
         self.parallel_lines(&mut w);
         self.optim_lines(&mut w);
@@ -167,6 +163,34 @@ impl RunConfig {
             w.matters = false;
             w.line("eval", p.eval.as_ref().map_or("\"none\"".into(), eval));
         }
+    }
+}
+
+/// Where the files lie and how they are read decides nothing: a resume compares the hashes of the corpora.
+fn data_lines(name: &str, d: &DataConfig, w: &mut Writer) {
+    w.table(&format!("data.{name}"), false);
+    w.line("path", path(&d.path));
+    w.line("io", word(IOS, d.io));
+    if let Some(dir) = &d.stage_dir {
+        w.line("stage_dir", path(dir));
+    }
+    w.matters = true;
+    w.line("order", word(ORDERS, d.order));
+    if let Some(split) = d.split {
+        w.line("split", format!("{split:?}"));
+    }
+    w.line("packing", word(PACKINGS, d.packing));
+    if d.packing == Packing::BestFit {
+        w.line("pack_group", d.pack_group.to_string());
+    }
+    if let Some(weights) = &d.weights {
+        w.line("weights", string(weights));
+    }
+    if d.order != Order::Megatron {
+        w.line("holdout", format!("{:?}", d.holdout));
+    }
+    if let Some(n) = d.max_epochs {
+        w.line("max_epochs", n.to_string());
     }
 }
 

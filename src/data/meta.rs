@@ -24,6 +24,9 @@ pub struct Meta {
     pub tokenizer: Tokenizer,
     /// The token that ends each document, if the tokenizer appends one.
     pub end_of_document: Option<u32>,
+    /// The side stream that weighs each target, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
     pub tokens: u64,
     pub documents: u64,
     /// Bytes of text the tokens stand for.
@@ -58,6 +61,7 @@ impl Meta {
             vocab,
             tokenizer,
             end_of_document,
+            weights: None,
             tokens: 0,
             documents: 0,
             source_bytes: 0,
