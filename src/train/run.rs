@@ -380,7 +380,7 @@ impl Rank<'_> {
             })
         })?;
         if let Some(p) = &mut self.progress {
-            p.step(self.position.update, &phase.name, update, outcome, rate);
+            p.step(self.position.update, &phase.name, update, outcome, tokens, rate);
         }
         Ok(())
     }
