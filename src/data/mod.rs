@@ -16,6 +16,7 @@ mod mixture;
 mod order;
 mod sample;
 mod sampler;
+pub mod tokenizer;
 mod writer;
 
 pub use batch::{Attention, Batch};
