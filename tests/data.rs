@@ -10,6 +10,8 @@ mod heldout;
 mod hostile;
 #[path = "data/sampling.rs"]
 mod sampling;
+#[path = "data/side.rs"]
+mod side;
 
 use espalier::data::{BYTE_END, BYTE_VOCAB, Corpus, CorpusWriter, Domain, Tokenizer};
 use std::path::Path;

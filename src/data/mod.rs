@@ -16,6 +16,7 @@ mod mixture;
 mod order;
 mod sample;
 mod sampler;
+pub mod side;
 pub mod tokenizer;
 mod writer;
 
