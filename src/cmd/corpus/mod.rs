@@ -2,6 +2,7 @@
 
 mod build;
 mod inspect;
+mod progress;
 mod sample;
 mod verify;
 

@@ -7,6 +7,7 @@ use crate::{Error, Result};
 use aho_corasick::{AhoCorasick, MatchKind};
 use serde_json::Value;
 use std::path::Path;
+use std::str::FromStr;
 use tokenizers::Tokenizer as Crate;
 use unicode_normalization_alignments::is_nfc_quick;
 use xxhash_rust::xxh3::xxh3_64;
@@ -35,7 +36,7 @@ impl Hf {
         let remedy = "name the tokenizer.json of the model, as `tokenizers` 0.13 to 0.23 writes it";
         let bad = |problem: String| Error::data(source, problem, remedy);
         let value: Value = serde_json::from_str(definition).map_err(|e| bad(format!("is not JSON: {e}")))?;
-        let mut slow = Crate::from_bytes(definition)
+        let mut slow = Crate::from_str(definition)
             .map_err(|e| bad(format!("is not a tokenizer that `tokenizers` 0.23 reads: {e}")))?;
         if value["model"]["dropout"].as_f64().is_some_and(|d| d > 0.0) {
             return Err(bad(format!("drops merges by chance (dropout {})", value["model"]["dropout"])));

@@ -21,6 +21,7 @@ mod tests;
 mod train;
 
 pub use decode::Decoder;
+pub use load::fingerprint;
 pub use spec::Spec;
 pub use train::{Kind as TrainKind, train};
 
@@ -29,7 +30,8 @@ use crate::{Error, Result};
 use std::path::Path;
 
 /// Which token ends a document.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum EndOfDocument {
     /// The first of `<|endoftext|>`, `<|end_of_text|>`, `</s>`, `<eos>`, `[EOS]`, `[SEP]` the tokenizer has.
     #[default]
