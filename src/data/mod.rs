@@ -7,7 +7,7 @@
 //! boundaries and target weights. Documents held out by their hash never get a target weight; `HeldOut` evaluates them.
 
 mod batch;
-mod build;
+pub mod build;
 mod corpus;
 mod heldout;
 mod idx;
@@ -17,7 +17,9 @@ mod order;
 mod sample;
 mod sampler;
 pub mod side;
+mod staging;
 mod store;
+pub mod tokenizer;
 mod writer;
 
 pub use batch::{Attention, Batch};

@@ -3,6 +3,7 @@
 mod build;
 mod compress;
 mod inspect;
+mod progress;
 mod sample;
 mod verify;
 
