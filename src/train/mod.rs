@@ -2,6 +2,8 @@
 
 pub mod corpora;
 pub mod evaluate;
+pub mod loader;
+pub mod lock;
 pub mod metrics;
 pub mod position;
 pub mod progress;
