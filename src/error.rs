@@ -30,6 +30,9 @@ pub enum Error {
     /// The run was asked to stop and has written a checkpoint.
     #[error("stopped at step {step} as asked; the same command resumes")]
     Requeue { step: u64 },
+    /// A tool that can go on later was asked to stop.
+    #[error("stopped at {at} as asked; the same command goes on")]
+    Interrupted { at: String },
 }
 
 impl Error {
@@ -78,7 +81,7 @@ impl Error {
             Error::RankLost { .. } => 5,
             Error::Numerics { .. } => 6,
             Error::Io { .. } => 3,
-            Error::Requeue { .. } => 75,
+            Error::Requeue { .. } | Error::Interrupted { .. } => 75,
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod corpus;
 pub mod export;
 pub mod generate;
 pub mod import;
+pub mod score;
 pub mod train;
 
 use crate::Result;
@@ -34,6 +35,8 @@ enum Command {
     Train(train::Train),
     /// Continue a text with a trained model
     Generate(generate::Generate),
+    /// Losses of every token and document of a corpus under a checkpoint
+    Score(score::Score),
     /// Look at checkpoints
     #[command(subcommand)]
     Ckpt(ckpt::Ckpt),
@@ -50,6 +53,7 @@ impl Cli {
             Command::Corpus(c) => c.run(),
             Command::Train(c) => c.run(),
             Command::Generate(c) => c.run(),
+            Command::Score(c) => c.run(),
             Command::Ckpt(c) => c.run(),
             Command::Import(c) => c.run(),
             Command::Export(c) => c.run(),
