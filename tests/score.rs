@@ -25,11 +25,11 @@ use tempfile::TempDir;
 /// T
 const SEQ_LEN: usize = 32;
 /// Of a batch: the test's corpus fills about a dozen.
-const ROWS: usize = 128;
+const ROWS: usize = 80;
 
 const RUN: &str = r#"
 schema = 1
-eval = { on = ["web"], every = "30 steps", tokens = 100_000_000 }
+eval = { on = ["web"], every = "20 steps", tokens = 100_000_000 }
 [run]
 dir = "RUN"
 seed = 3
@@ -48,7 +48,7 @@ max_positions = 64
 web = { path = "CORPUS" }
 [[phase]]
 name = "only"
-steps = 30
+steps = 20
 mix = { web = 1.0 }
 lr = [{ kind = "const", to = 3e-3 }]
 "#;
@@ -171,7 +171,7 @@ fn launch(ranks: usize, threads: usize) -> Launch {
 /// English, in documents of 1 to 700 tokens; every ninth has one token and so no prediction, the last two too.
 fn corpus(prefix: &Path, shift: u32) -> Corpus {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/text");
-    let names = ["1813-Madison-1.txt", "1805-Jefferson-1.txt", "1797-Adams-1.txt"];
+    let names = ["1805-Jefferson-1.txt", "1797-Adams-1.txt"];
     let text = names.map(|name| std::fs::read(folder.join(name)).unwrap()).concat();
     let tokens: Vec<u32> = text.iter().map(|b| (u32::from(*b) + shift) % 257).collect();
     let tokenizer = Tokenizer { kind: "test".into(), hash: 7 };
@@ -412,6 +412,7 @@ fn scores_belong_to_their_corpus_and_never_replace_a_file() {
     let error = score(&site.job(&[Output::Stream("nll".into())]), &launch(1, 1)).unwrap_err();
     assert_eq!(error.exit_code(), 3);
     assert!(error.to_string().contains("web.stream.nll: is there already and would be replaced"), "{error}");
+    assert!(!site.folder.path().join("web.stream.nll.lock").exists());
     let other = corpus(&site.folder.path().join("other"), 1);
     for end in ["stream.nll", "col.nll_sum"] {
         let file = |name: &str| site.folder.path().join(format!("{name}.{end}"));

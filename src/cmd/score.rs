@@ -21,8 +21,9 @@ pub struct Score {
     /// What to compute: nll, the loss of each token in nats
     #[arg(long, default_value = "nll", value_parser = ["nll"])]
     emit: String,
-    /// Where to: stream:NAME (a number for each token), column:NAME (mean, sum and count for each document) or
-    /// jsonl:FILE (a line for each document); may be given several times
+    /// Where to: stream:NAME (nats of each token, NaN for the first of a document), column:NAME (columns NAME, NAME_sum
+    /// and NAME_count: mean, sum and number of predictions of each document) or jsonl:FILE (a line for each document);
+    /// may be given several times
     #[arg(long = "as", value_name = "KIND:NAME", default_value = "stream:nll")]
     outputs: Vec<String>,
     /// Tokens of a window; longer documents are cut [default: what the model was trained with]

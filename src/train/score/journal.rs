@@ -101,9 +101,17 @@ impl Journal {
     /// When all outputs have their names.
     pub fn remove(self) -> Result<()> {
         match std::fs::remove_file(&self.path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io(&self.path, "remove")(e)),
-            _ => {}
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io(&self.path, "remove")(e)),
+            _ => Ok(()),
         }
-        std::fs::remove_file(&self.lock.0).map_err(Error::io(&self.lock.0, "remove"))
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        if self.lock.1.is_some() {
+            // What is left of it hinders nobody.
+            let _ = std::fs::remove_file(&self.lock.0);
+        }
     }
 }
