@@ -140,6 +140,20 @@ impl Corpus {
         Ok(range)
     }
 
+    /// Sequences: what documents are made of. Most writers make each document one.
+    pub fn sequences(&self) -> u64 {
+        self.index.sequences()
+    }
+
+    /// Tokens of sequence `i`; may be empty.
+    pub fn sequence_range(&self, i: u64) -> Result<Range<u64>> {
+        if i >= self.sequences() {
+            let problem = format!("sequence {i} of {} was asked for", self.sequences());
+            return Err(Error::data(&self.prefix, problem, "ask for a sequence the corpus has"));
+        }
+        self.index.sequence_range(i)
+    }
+
     /// XXH3 of the document's first bytes in .bin (at most 4096), so equal beginnings share their fate.
     pub fn document_hash(&self, doc: u64) -> Result<u64> {
         let range = self.document_range(doc)?;

@@ -18,6 +18,7 @@
 use crate::{Error, Result};
 use memmap2::Mmap;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 pub(super) const MAGIC: [u8; 9] = *b"MMIDIDX\0\0";
@@ -118,6 +119,22 @@ impl Index {
 
     pub fn documents(&self) -> u64 {
         self.entries - 1
+    }
+
+    pub fn sequences(&self) -> u64 {
+        self.sequences
+    }
+
+    /// Tokens of sequence `i` < S.
+    pub fn sequence_range(&self, i: u64) -> Result<Range<u64>> {
+        self.check_sequence(i)?;
+        let (begin, item) = (self.offset(i), self.token_type.bytes());
+        if begin % item != 0 {
+            let problem = format!("sequence {i} begins at byte {begin}, within a token");
+            return Err(damaged(&self.path, self.offset_at(i), problem));
+        }
+        let first = begin / item;
+        Ok(first..first + self.length(i) as u64)
     }
 
     /// First token of document `i`; for `i` = documents, the number of tokens.
