@@ -279,6 +279,43 @@ mod tests {
     }
 
     #[test]
+    fn the_blend_of_megatron_draws_what_its_own_helpers_draw() {
+        // megatron-core 0.16.1: helpers.build_blending_indices
+        let cases = [([0.5, 0.25, 0.25], "01200120012001200120"), ([0.05, 0.9, 0.05], BLEND_UNEVEN)];
+        for (share, want) in cases {
+            let mut m = Mixture::megatron(&names(&["a", "b", "c"]), share.to_vec());
+            let draws: Vec<(usize, u64)> = (0..20).map(|_| m.draw()).collect();
+            let drawn: String = draws.iter().map(|(d, _)| d.to_string()).collect();
+            assert_eq!(drawn, want);
+            for (i, (d, index)) in draws.iter().enumerate() {
+                assert_eq!(*index, draws[..i].iter().filter(|(other, _)| other == d).count() as u64);
+            }
+        }
+    }
+    const BLEND_UNEVEN: &str = "10111112111111111111";
+
+    #[test]
+    fn samples_of_one_domain_are_not_counted_one_by_one() {
+        // 10^15 draws would not come back.
+        let mut m = Mixture::new(&two_entries(), &names(&["a", "b", "c"])).unwrap();
+        let mut alone = Ledger::constant(&[("b", 2.0), ("a", 0.0)]);
+        let far = 1_000_000_000_000_000;
+        alone.entries.push(Entry {
+            first_sample: far,
+            weights: vec![("a", 1.0), ("b", 3.0)].into_iter().map(|(n, w)| (n.into(), w)).collect(),
+        });
+        let mut one = Mixture::new(&alone, &names(&["a", "b", "c"])).unwrap();
+        for at in [far - 1, 0, far / 3, far] {
+            one.seek(at);
+            assert_eq!((one.sample(), &one.counts), (at, &vec![0, at, 0]));
+        }
+        assert_eq!(one.draw(), (1, far));
+        // With several domains the counts are those of drawing.
+        m.seek(5000);
+        assert_eq!(m.counts.iter().sum::<u64>(), 5000);
+    }
+
+    #[test]
     fn counts_stay_within_the_number_of_domains_of_their_share_and_below_one_more() {
         let mut m = Mixture::new(&two_entries(), &names(&["a", "b", "c"])).unwrap();
         for n in 1..5000 {

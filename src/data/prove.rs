@@ -149,3 +149,68 @@ fn times(edges: &mut [(u64, i64)], tokens: u64) -> BTreeMap<u64, u64> {
     }
     times
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // here it is how a test fails
+mod tests {
+    use super::*;
+    use crate::config::Packing;
+    use crate::data::{Attention, BYTE_END, BYTE_VOCAB, Corpus, CorpusWriter, Domain, Ledger, Tokenizer};
+    use std::sync::Arc;
+
+    /// 25 documents of 8 tokens as rows of 16 tokens.
+    fn sampler(folder: &std::path::Path, packing: Packing) -> Sampler {
+        let prefix = folder.join("web");
+        let mut writer =
+            CorpusWriter::create(&prefix, BYTE_VOCAB, Tokenizer::byte(), Some(BYTE_END)).unwrap();
+        for i in 0..25 {
+            writer.push(&[i; 7]).unwrap();
+            writer.end_document(7).unwrap();
+        }
+        writer.finish().unwrap();
+        let mut web = Domain::new("web", Arc::new(Corpus::open(&prefix).unwrap()));
+        web.packing = packing;
+        Sampler::new(1, 16, Attention::Full, vec![web], Ledger::constant(&[("web", 1.0)])).unwrap()
+    }
+
+    #[test]
+    fn whole_passes_predict_every_token_as_often() {
+        let folder = tempfile::tempdir().unwrap();
+        for (packing, rows, reached) in
+            [(Packing::Window, 12, 192), (Packing::BestFit, 12, 192), (Packing::OneDoc, 25, 175)]
+        {
+            let mut s = sampler(folder.path(), packing);
+            let proof = s.prove(0..3 * rows).unwrap();
+            assert_eq!(proof.wrong(), None);
+            let d = &proof.domains[0];
+            assert_eq!((d.samples, d.rows, d.whole, d.begun), (3 * rows, rows, 3, 3));
+            assert_eq!(d.predicted, 3 * reached);
+            assert_eq!(d.times, BTreeMap::from([(0, 200 - reached), (3, reached)]), "{packing:?}");
+            // Parts of two passes, and one whole between them.
+            let d = s.prove(rows - 3..2 * rows + 5).unwrap().domains.remove(0);
+            assert_eq!((d.whole, d.begun, d.wrong), (1, 3, None));
+        }
+    }
+
+    #[test]
+    fn what_repeats_or_is_left_out_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut s = sampler(folder.path(), Packing::Window);
+        let origins: Vec<Origin> = (0..12).map(|id| s.origin(id).unwrap()).collect();
+        let judge = |change: &dyn Fn(&mut Vec<Origin>)| {
+            let (mut changed, mut seen) = (origins.clone(), Seen::default());
+            change(&mut changed);
+            changed.iter().for_each(|origin| seen.add(origin));
+            s.judge(0, seen).wrong.unwrap_or_default()
+        };
+        assert_eq!(judge(&|_| {}), "");
+        let same_row = judge(&|o| (o[3].row, o[3].pieces) = (o[7].row, o[7].pieces.clone()));
+        assert!(same_row.contains("comes twice in pass 0"), "{same_row}");
+        let same_place = judge(&|o| o[3].pieces = o[7].pieces.clone());
+        assert_eq!(same_place, "a token is predicted 2 times in 1 passes");
+        let shorter = judge(&|o| o[3].pieces[0].inputs -= 1);
+        assert_eq!(shorter, "1 whole passes predict 191 of 192 tokens, some 1 times");
+        let gone = judge(&|o| drop(o.remove(3)));
+        assert_eq!(gone, "its 11 samples are not those numbered 0 to 12");
+    }
+}

@@ -440,3 +440,67 @@ fn a_new_cursor_reads_other_orders_and_max_epochs_counts_all_of_them() {
     let error = sampler(2, 2).batch(0, rows as usize).map(drop).unwrap_err().to_string();
     assert!(error.contains("data.web.max_epochs: it is 2, but sample"), "{error}");
 }
+
+#[test]
+fn the_command_prints_the_samples_that_a_run_draws_and_proves_a_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    let web = corpus(folder.path(), "web", &varied(80));
+    corpus(folder.path(), "laws", &varied(20));
+    let command = |args: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_espalier"));
+        let out = command
+            .current_dir(folder.path())
+            .args(["corpus", "sample"])
+            .args(args.split(' '))
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{args}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let json = |args: &str| -> serde_json::Value { serde_json::from_str(&command(args)).unwrap() };
+    // From settings.
+    let sample = json("web --at 30 --seq-len 16 --seed 5 --packing best-fit --pack-group 8 --json");
+    let want = alone(&packed("web", &web, Packing::BestFit, 8), 16, Attention::Document).sample(30).unwrap();
+    assert_eq!(sample["tokens"], serde_json::json!(want.tokens));
+    assert_eq!(sample["pieces"], serde_json::json!(want.origin.pieces));
+    let mut at = 0;
+    for span in sample["spans"].as_array().unwrap() {
+        let number = |key: &str| span[key].as_u64().unwrap();
+        let own = web.document_range(number("document")).unwrap();
+        assert_eq!((number("at"), number("first")), (at, own.start + number("offset")));
+        assert!(number("first") + number("inputs") <= own.end);
+        at += number("inputs");
+    }
+    assert_eq!(at, 16);
+    let text = command("web --at 30 --seq-len 16 --seed 5 --packing best-fit --pack-group 8");
+    let tokens: Vec<String> = want.tokens.iter().map(u32::to_string).collect();
+    assert!(
+        text.contains("sample 30: number 30 of corpus \"web\"") && text.contains(&tokens.join(" ")),
+        "{text}"
+    );
+    // From a run file.
+    let run = "schema = 1\n[run]\ndir = \"x\"\nseq_len = 16\nglobal_batch = 4\nseed = 5\n[model]\npreset = \"gpt2-tiny\"\n\
+               [data]\nweb = { path = \"web\" }\nlaws = { path = \"laws\", packing = \"one-doc\" }\n[[phase]]\nname = \"main\"\n\
+               steps = 50\nmix = { web = 0.7, laws = 0.3 }\nlr = [{ kind = \"const\", to = 1e-3 }]\n";
+    std::fs::write(folder.path().join("run.toml"), run).unwrap();
+    let config = RunConfig::parse(run, "run.toml", &[]).unwrap();
+    let mut domains: Vec<Domain> = vec![];
+    for (name, mut data) in config.data.clone() {
+        data.path = folder.path().join(data.path);
+        domains.push(Domain::open(&name, &data).unwrap());
+    }
+    let mut s = Sampler::open(&Cursor::of_phase(&config, &domains, 0).unwrap(), domains).unwrap();
+    for id in [0, 1, 2, 77] {
+        let sample = json(&format!("--run run.toml --at {id} --json"));
+        assert_eq!(sample["tokens"], serde_json::json!(s.sample(id).unwrap().tokens), "sample {id}");
+    }
+    // Proofs.
+    let rows = (web.tokens() - 1) / 16;
+    let proof = json(&format!("web --prove 0..{} --seq-len 16 --json", 2 * rows));
+    assert_eq!(proof["domains"][0]["times"]["2"], rows * 16);
+    let text = command("--run run.toml --prove 0..200");
+    assert!(
+        text.contains("corpus \"laws\": 60 samples") && text.contains("repeat nothing and skip nothing"),
+        "{text}"
+    );
+}
