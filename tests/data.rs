@@ -8,6 +8,10 @@ mod files;
 mod heldout;
 #[path = "data/hostile.rs"]
 mod hostile;
+#[path = "data/megatron.rs"]
+mod megatron;
+#[path = "data/orders.rs"]
+mod orders;
 #[path = "data/sampling.rs"]
 mod sampling;
 #[path = "data/side.rs"]
@@ -37,7 +41,9 @@ fn corpus(folder: &Path, name: &str, lengths: &[usize]) -> Arc<Corpus> {
 }
 
 fn domain(name: &str, corpus: &Arc<Corpus>, holdout: f64) -> Domain {
-    Domain { name: name.into(), corpus: corpus.clone(), holdout, max_epochs: None }
+    let mut domain = Domain::new(name, corpus.clone());
+    domain.holdout = holdout;
+    domain
 }
 
 /// Lengths of many documents, from 2 tokens to a few windows of 16.
