@@ -28,5 +28,5 @@ pub use mixture::{Entry, Ledger, Mixture, Snapshot};
 pub use order::Order;
 pub use sample::{Domain, Sample};
 pub use sampler::Sampler;
-pub use store::{Compressed, compress_corpus};
+pub use store::{Adopt, Adopted, Compressed, Share, adopt, compress_corpus, merge, split};
 pub use writer::CorpusWriter;

@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use xxhash_rust::xxh3::Xxh3;
 
 const CHANGED: &str = "files of a corpus must not change while they are read: restore it and resume";
 
@@ -112,6 +113,18 @@ impl Source {
         let mut bytes = [0; 4];
         self.read_at(at, &mut bytes)?;
         Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// XXH3 of the whole file.
+    pub fn checksum(&self) -> Result<u64> {
+        let mut hash = Xxh3::new();
+        let mut at = 0;
+        while at < self.len {
+            let count = (self.len - at).min(1 << 20);
+            self.with(at, count as usize, |bytes| hash.update(bytes))?;
+            at += count;
+        }
+        Ok(hash.digest())
     }
 
     /// Whether the file's name still leads to the file that was opened, as it was then: one `stat`. A name that leads
