@@ -164,8 +164,12 @@ fn map(path: &Path, file: &File) -> Result<Bytes> {
     match Guard::new(begin..begin + map.len()) {
         Some(guard) => Ok(Bytes::Mapped(guard, map)),
         None => {
-            let problem = "too many files are mapped at once";
-            Err(Error::data(path, problem, "set io = \"pread\" for corpora of many parts"))
+            let problem = "too many files are mapped at once (16384)";
+            Err(Error::data(
+                path,
+                problem,
+                "adopt fewer files to a corpus, or give it tokens of its own with `espalier corpus compress`",
+            ))
         }
     }
 }

@@ -49,7 +49,7 @@ impl<'a> Scan<'a> {
     }
 
     pub fn shard(&mut self, shard: &Shard) -> Result<()> {
-        let mut ends = shard.ends.as_ref().map(Ends::new);
+        let mut ends = shard.ends.as_ref().map(|source| Ends::new(source, shard.tokens));
         let mut next = self.next_end(&mut ends)?;
         let mut first = 0;
         let mut ids = Vec::new();
@@ -159,11 +159,12 @@ struct Ends<'a> {
     block: Vec<u8>,
     at: u64,
     last: u64,
+    tokens: u64,
 }
 
 impl<'a> Ends<'a> {
-    fn new(source: &'a Source) -> Ends<'a> {
-        Ends { source, block: Vec::new(), at: 0, last: 0 }
+    fn new(source: &'a Source, tokens: u64) -> Ends<'a> {
+        Ends { source, block: Vec::new(), at: 0, last: 0, tokens }
     }
 
     fn next(&mut self) -> Result<Option<u64>> {
@@ -176,11 +177,12 @@ impl<'a> Ends<'a> {
             self.source.read_at(self.at, &mut self.block)?;
         }
         let end = u64::from_le_bytes(self.block[within..within + 8].try_into().expect("eight bytes"));
-        if end < self.last {
+        if end < self.last || end > self.tokens {
+            let (last, tokens) = (self.last, self.tokens);
             return Err(Error::Data {
                 path: self.source.path().into(),
                 offset: Some(self.at),
-                problem: format!("a document ends at token {end}, the one before it at {}", self.last),
+                problem: format!("a document ends at token {end} of {tokens}, the one before it at {last}"),
                 remedy: "copy the file again".into(),
             });
         }
