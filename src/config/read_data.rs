@@ -61,9 +61,6 @@ fn corpus(c: &Table) -> Result<DataConfig> {
         let problem = "Megatron's order holds documents out by its split";
         return Err(c.error("holdout", problem, "set split = [949, 50, 1] instead"));
     }
-    if io != Io::Mmap {
-        return Err(c.not_built("io", "reading without mapping", "use \"mmap\""));
-    }
     Ok(DataConfig {
         path,
         order,

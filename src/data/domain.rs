@@ -72,7 +72,7 @@ impl Domain {
 
     /// As the run file has it. Errors: a corpus or side stream that is missing or damaged.
     pub fn open(name: &str, config: &DataConfig) -> Result<Domain> {
-        let corpus = Arc::new(Corpus::open(&config.path)?);
+        let corpus = Arc::new(Corpus::open_with(&config.path, config.io, config.stage_dir.as_deref())?);
         let stream =
             config.weights.as_ref().or(corpus.meta().weights.as_ref()).filter(|name| *name != "none");
         let weights = stream.map(|name| Stream::open(&corpus, name).map(Arc::new)).transpose()?;
