@@ -17,15 +17,17 @@ mod order;
 mod sample;
 mod sampler;
 pub mod side;
+mod store;
 mod writer;
 
 pub use batch::{Attention, Batch};
 pub use build::{Summary, build_bytes};
 pub use corpus::Corpus;
 pub use heldout::HeldOut;
-pub use meta::{BYTE_END, BYTE_VOCAB, Meta, Tokenizer};
+pub use meta::{BYTE_END, BYTE_VOCAB, Meta, Part, PartType, Tokenizer};
 pub use mixture::{Entry, Ledger, Mixture, Snapshot};
 pub use order::Order;
 pub use sample::{Domain, Sample};
 pub use sampler::Sampler;
+pub use store::{Compressed, compress_corpus};
 pub use writer::CorpusWriter;

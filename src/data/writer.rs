@@ -3,6 +3,7 @@
 
 use super::idx::{MAGIC, TokenType, VERSION};
 use super::meta::{Meta, Tokenizer, beside};
+use super::store::sampled_file;
 use crate::{Error, Result};
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -116,6 +117,8 @@ impl CorpusWriter {
         self.write_index(&mut idx)?;
         self.meta.bin_xxh3 = self.bin.hash.digest();
         self.meta.idx_xxh3 = idx.hash.digest();
+        self.bin.flush()?;
+        self.meta.sampled_xxh3 = Some(sampled_file(&self.bin.path)?);
         let mut json = Output::create(beside(&self.prefix, ".json.tmp"))?;
         let text = serde_json::to_string_pretty(&self.meta).expect("plain data") + "\n";
         json.write(text.as_bytes())?;

@@ -1,6 +1,7 @@
 //! One update (`step`), what a rank holds for it (`replica`), and the loop over phases (`run`); losses of a whole corpus
 //! (`score`).
 
+mod board;
 pub mod corpora;
 pub mod evaluate;
 pub mod loader;
