@@ -59,7 +59,7 @@ pub struct Summary {
     pub nll: f64,
 }
 
-/// Writes the outputs. Error `Interrupted` after a signal: the same call goes on.
+/// Writes the outputs. Error `Stopped` after a signal: the same call goes on.
 pub fn score(job: &Job, launch: &Launch) -> Result<Summary> {
     job.check(launch)?;
     signal::listen();
@@ -83,7 +83,7 @@ pub fn score(job: &Job, launch: &Launch) -> Result<Summary> {
         let abort = world.clone();
         let done = rank_main(job, launch, &journal, start.as_ref(), world);
         if let Err(e) = &done
-            && !matches!(e, Error::Interrupted { .. })
+            && !matches!(e, Error::Stopped { .. })
         {
             abort.abort(&e.to_string());
         }
@@ -243,7 +243,7 @@ fn rank_main(
             saved = Instant::now();
         }
         if stop {
-            return Err(Error::Interrupted { at: format!("document {}", cutter.place().document) });
+            return Err(Error::Stopped { what: format!("scoring at document {}", cutter.place().document) });
         }
     }
     let Some(mut sink) = sink else { return Ok(None) };
