@@ -11,16 +11,23 @@ mod random;
 mod replica;
 
 use espalier::Result;
-use espalier::config::{ModelConfig, OptimKind};
-use espalier::device::DType;
+use espalier::comm::Mesh;
+use espalier::config::{ModelConfig, OptimKind, RunConfig};
+use espalier::data::side::{SideType, StreamWriter};
+use espalier::data::{Corpus, CorpusWriter, Tokenizer};
+use espalier::device::{DType, Device};
+use espalier::params::RandomInit;
 use espalier::tape::{At, Seq};
 use espalier::train::corpora::weight_sum;
 use espalier::train::replica::Replica;
+use espalier::train::run::{Launch, plan, train};
 use espalier::train::step::{MicroBatch, Update, forward, forward_backward, step};
 use espalier::train::vote::Ballot;
 use gather::{Part, Whole, parts, whole};
 use random::Random;
 use replica::{SEQ_LEN, Setup, VOCAB, gpt2, llama};
+use std::path::Path;
+use std::time::Duration;
 
 /// Sequences of an update.
 const ROWS: usize = 4;
@@ -302,6 +309,140 @@ fn the_normaliser_is_global_however_unevenly_the_weight_lies() {
                     close(&w, &weights, bound, &format!("{case}, weights"));
                 }
             }
+        }
+    }
+}
+
+/// A corpus of prompts and completions, and what each token counts as a target: prompts nothing, completions 1 or a
+/// fraction. Returns the tokens and the values.
+fn prompts_and_completions(prefix: &Path) -> (Vec<u32>, Vec<f32>) {
+    let tokenizer = Tokenizer { kind: "test".into(), hash: 7 };
+    let mut writer = CorpusWriter::create(prefix, VOCAB as u32, tokenizer, None).expect("a corpus");
+    let mut stream = StreamWriter::create(prefix, "loss", SideType::F16).expect("a stream");
+    let (mut random, mut tokens, mut values) = (Random(4), vec![], vec![]);
+    for doc in 0..60 {
+        let (prompt, mut completion) = (1 + random.below(30), 1 + random.below(40));
+        if doc == 59 {
+            // Whole updates of whole windows, and the last target.
+            completion += ROWS * SEQ_LEN + 1 - (tokens.len() + prompt + completion) % (ROWS * SEQ_LEN);
+        }
+        let text: Vec<u32> = (0..prompt + completion).map(|_| random.below(VOCAB) as u32).collect();
+        writer.push(&text).expect("written");
+        writer.end_document(0).expect("written");
+        stream.fill(0.0, prompt as u64).expect("written");
+        let value = [1.0, 0.25, 2.0][doc % 3];
+        stream.fill(value, completion as u64).expect("written");
+        values.extend(std::iter::repeat_n(0.0, prompt).chain(std::iter::repeat_n(value, completion)));
+        tokens.extend(text);
+    }
+    writer.finish().expect("written");
+    stream.finish(Corpus::open(prefix).expect("a corpus").hash()).expect("written");
+    (tokens, values)
+}
+
+const RUN: &str = r#"
+schema = 1
+[run]
+dir = "DIR"
+seed = 7
+seq_len = 48
+global_batch = 4
+attention = "full"
+[model]
+preset = "llama-tiny"
+layers = 1
+dim = 32
+heads = 4
+kv_heads = 2
+ffn_dim = 64
+vocab = 517
+[data]
+web = { path = "CORPUS", weights = "WEIGHTS" }
+[parallel]
+micro_batch = 1
+[[phase]]
+name = "only"
+steps = STEPS
+mix = { web = 1.0 }
+lr = [{ kind = "const", to = LR }]
+"#;
+
+/// Loss and weight of each step.
+fn run(
+    folder: &Path,
+    name: &str,
+    weights: &str,
+    (steps, lr): (usize, f64),
+    ranks: usize,
+) -> (RunConfig, Vec<(f64, f64)>) {
+    let dir = folder.join(name);
+    let text = RUN.replace("DIR", dir.to_str().expect("UTF-8"));
+    let text =
+        text.replace("CORPUS", folder.join("web").to_str().expect("UTF-8")).replace("WEIGHTS", weights);
+    let text = text.replace("STEPS", &steps.to_string()).replace("LR", &format!("{lr:e}"));
+    let file = folder.join(format!("{name}.toml"));
+    std::fs::write(&file, text).expect("written");
+    let config = RunConfig::load(&file, &[]).unwrap_or_else(|e| panic!("{e}"));
+    let launch = Launch { ranks, threads: Some(1), deadline: Duration::from_secs(300) };
+    train(&config, &launch).unwrap_or_else(|e| panic!("{e}"));
+    let rows = std::fs::read_to_string(dir.join("metrics.jsonl")).expect("metrics");
+    let rows = rows.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).expect("a row"));
+    let number = |row: &serde_json::Value, key: &str| row[key].as_f64().expect("a number");
+    let steps = rows.filter(|row| row["kind"] == "step");
+    (config, steps.map(|row| (number(&row, "loss"), number(&row, "weight_sum"))).collect())
+}
+
+#[test]
+fn a_run_counts_its_targets_as_the_side_stream_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (tokens, values) = prompts_and_completions(&folder.path().join("web"));
+    // One pass over all windows by a model that stays as it was initialised: whatever the order, the mean over the
+    // pass is that of the corpus.
+    let windows = (tokens.len() - 1) / SEQ_LEN;
+    let steps = windows / ROWS;
+    let all = windows * SEQ_LEN;
+    let (config, seen) = run(folder.path(), "still", "loss", (steps, 1e-30), 1);
+    let plan = plan(&config);
+    let mut r = Replica::new(Device::cpu(1), Mesh::solo(), &plan);
+    r.params.fill(&r.dev, &RandomInit { seed: 7 }).expect("filled");
+    let by_window: Vec<(f64, f64)> = (0..windows)
+        .map(|w| {
+            let range = w * SEQ_LEN..(w + 1) * SEQ_LEN;
+            let seq = Seq::packed(&tokens[range.clone()], &[SEQ_LEN]);
+            let nll = losses(&r, &seq, &tokens[range.start + 1..range.end + 1]).expect("a forward");
+            let weights = &values[range.start + 1..range.end + 1];
+            (
+                weights.iter().zip(nll).map(|(w, l)| f64::from(*w) * l).sum(),
+                weights.iter().map(|w| f64::from(*w)).sum(),
+            )
+        })
+        .collect();
+    let sum =
+        |pairs: &mut dyn Iterator<Item = (f64, f64)>| pairs.fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
+    let got = sum(&mut seen.iter().map(|(loss, weight)| (loss * weight, *weight)));
+    assert_eq!(steps * ROWS, windows, "the pass is whole");
+    let want = sum(&mut by_window.iter().copied());
+    assert_eq!(got.1, want.1, "the weight of a pass is that of the stream");
+    assert_eq!(got.1, values[1..all + 1].iter().map(|v| f64::from(*v)).sum::<f64>());
+    assert!((got.0 / want.0 - 1.0).abs() < 1e-5, "{got:?}, by hand {want:?}");
+    // Without the stream each target counts 1.
+    let (_, plain) = run(folder.path(), "plain", "none", (steps, 1e-30), 1);
+    assert!(plain.iter().all(|(_, weight)| *weight == (ROWS * SEQ_LEN) as f64));
+}
+
+#[test]
+fn a_weighted_run_trains_the_same_on_any_number_of_ranks() {
+    let folder = tempfile::tempdir().expect("a folder");
+    prompts_and_completions(&folder.path().join("web"));
+    let (_, one) = run(folder.path(), "one", "loss", (10, 3e-3), 1);
+    let uneven =
+        one.iter().map(|(_, weight)| *weight).fold((f64::MAX, 0.0f64), |(a, b), w| (a.min(w), b.max(w)));
+    assert!(uneven.1 > 1.2 * uneven.0, "{uneven:?}: updates have uneven weights");
+    for ranks in [2, 4] {
+        let (_, some) = run(folder.path(), &format!("{ranks}"), "loss", (10, 3e-3), ranks);
+        for ((a, b), (x, y)) in one.iter().zip(&some) {
+            assert_eq!(b, y, "weights of an update");
+            assert!((a / x - 1.0).abs() < 1e-5, "{ranks} ranks: {a} and {x}");
         }
     }
 }
