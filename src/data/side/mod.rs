@@ -20,7 +20,6 @@
 //! refused. `open` checks the header, the sizes and the ends of the offsets, each access what it reads, `verify` all.
 
 mod header;
-mod map;
 mod out;
 mod read;
 mod write;

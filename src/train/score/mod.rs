@@ -62,6 +62,7 @@ pub struct Summary {
 /// Writes the outputs. Error `Stopped` after a signal: the same call goes on.
 pub fn score(job: &Job, launch: &Launch) -> Result<Summary> {
     job.check(launch)?;
+    signal::listen();
     let files = job.files()?;
     let journal = Journal::open(&files[0], job.key())?;
     let start = match journal.find()? {
@@ -78,7 +79,6 @@ pub fn score(job: &Job, launch: &Launch) -> Result<Summary> {
         let remedy = "remove it or give another name";
         return Err(Error::data(file, "is there already and would be replaced", remedy));
     }
-    signal::listen();
     let tallies = run_ranks(launch.ranks, launch.deadline, |world| {
         let abort = world.clone();
         let done = rank_main(job, launch, &journal, start.as_ref(), world);
