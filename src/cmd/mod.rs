@@ -5,6 +5,7 @@ pub mod corpus;
 pub mod export;
 pub mod generate;
 pub mod import;
+pub mod report;
 pub mod train;
 
 use crate::Result;
@@ -41,6 +42,7 @@ enum Command {
     Import(import::ImportArgs),
     /// Write a checkpoint as a Hugging Face directory
     Export(export::ExportArgs),
+    Report(report::Report),
 }
 
 impl Cli {
@@ -53,6 +55,7 @@ impl Cli {
             Command::Ckpt(c) => c.run(),
             Command::Import(c) => c.run(),
             Command::Export(c) => c.run(),
+            Command::Report(c) => c.run(),
         }
     }
 }

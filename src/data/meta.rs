@@ -2,6 +2,8 @@
 
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -12,7 +14,8 @@ pub const BYTE_END: u32 = 256;
 
 const FORMAT: &str = "espalier-corpus";
 const VERSION: u64 = 1;
-const MAX_BYTES: u64 = 1 << 20;
+/// Of PREFIX.json: room for a hundred thousand parts.
+const MAX_BYTES: u64 = 1 << 24;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,13 +32,47 @@ pub struct Meta {
     pub weights: Option<String>,
     pub tokens: u64,
     pub documents: u64,
-    /// Bytes of text the tokens stand for.
+    /// Bytes of text the tokens stand for; 0 = not known.
     pub source_bytes: u64,
     /// XXH3 (64 bits) of the whole files, in hexadecimal.
     #[serde(with = "hex")]
     pub bin_xxh3: u64,
     #[serde(with = "hex")]
     pub idx_xxh3: u64,
+    /// `sampled` of the tokens, which opening compares.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "maybe_hex")]
+    pub sampled_xxh3: Option<u64>,
+    /// Where the tokens lie, one after another, if not in PREFIX.bin; `bin_xxh3` is of what that would hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
+}
+
+/// A stretch of a file that somebody else wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// Relative paths begin at the folder of PREFIX.json.
+    pub path: PathBuf,
+    /// Its first byte in the file.
+    pub offset: u64,
+    pub tokens: u64,
+    pub dtype: PartType,
+}
+
+/// Number type of a part's tokens, little-endian.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PartType {
+    U16,
+    I32,
+    /// Read as i32: ids above 2^31 are in no vocabulary.
+    U32,
+}
+
+impl PartType {
+    pub fn bytes(self) -> u64 {
+        if self == PartType::U16 { 2 } else { 4 }
+    }
 }
 
 /// Which tokenizer made the ids: `byte`, or another kind with the hash of its definition.
@@ -67,6 +104,8 @@ impl Meta {
             source_bytes: 0,
             bin_xxh3: 0,
             idx_xxh3: 0,
+            sampled_xxh3: None,
+            parts: Vec::new(),
         }
     }
 
@@ -94,6 +133,16 @@ impl Meta {
         Ok(meta)
     }
 
+    /// Writes the description under a temporary name first, so that one of this name is always whole.
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        let temporary = beside(path, ".tmp");
+        let text = serde_json::to_string_pretty(self).expect("plain data") + "\n";
+        let mut file = File::create(&temporary).map_err(Error::io(&temporary, "create"))?;
+        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+        written.map_err(Error::io(&temporary, "write"))?;
+        std::fs::rename(&temporary, path).map_err(Error::io(path, "rename"))
+    }
+
     /// What the fields must satisfy whatever the other files say.
     pub(super) fn check(&self) -> std::result::Result<(), String> {
         if self.vocab == 0 || self.vocab > 1 << 31 {
@@ -109,6 +158,29 @@ impl Meta {
                  {BYTE_VOCAB}, {BYTE_END} and {:016x}",
                 Tokenizer::byte().hash
             ));
+        }
+        let mut sum = 0u64;
+        for (i, part) in self.parts.iter().enumerate() {
+            if part.dtype.bytes() != self.parts[0].dtype.bytes() {
+                return Err(format!(
+                    "part {i} has numbers of {} bytes, the first of {}",
+                    part.dtype.bytes(),
+                    self.parts[0].dtype.bytes()
+                ));
+            }
+            let bytes = part.tokens.checked_mul(4).and_then(|bytes| bytes.checked_add(part.offset));
+            sum = match bytes.and(sum.checked_add(part.tokens)) {
+                Some(sum) => sum,
+                None => {
+                    return Err(format!(
+                        "part {i} has {} tokens from byte {}, which overflows",
+                        part.tokens, part.offset
+                    ));
+                }
+            };
+        }
+        if !self.parts.is_empty() && sum != self.tokens {
+            return Err(format!("\"parts\" have {sum} tokens, and \"tokens\" is {}", self.tokens));
         }
         Ok(())
     }
@@ -133,5 +205,19 @@ mod hex {
         let digits = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
         let value = u64::from_str_radix(&text, 16).ok().filter(|_| digits);
         value.ok_or_else(|| D::Error::custom(format!("a hash is 16 hexadecimal digits, not \"{text}\"")))
+    }
+}
+
+mod maybe_hex {
+    use serde::{Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(hash: &Option<u64>, s: S) -> Result<S::Ok, S::Error> {
+        match hash {
+            Some(hash) => super::hex::serialize(hash, s),
+            None => s.serialize_none(),
+        }
+    }
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+        super::hex::deserialize(d).map(Some)
     }
 }

@@ -8,6 +8,7 @@
 use super::idx::{MAGIC, TokenType, VERSION};
 use super::meta::{Meta, Tokenizer, beside};
 use super::staging::{Staging, sync};
+use super::store::sampled_file;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -191,11 +192,9 @@ impl CorpusWriter {
         self.meta.source_bytes = self.at.source_bytes;
         self.meta.bin_xxh3 = self.bin.hash.digest();
         self.meta.idx_xxh3 = idx.hash.digest();
-        let mut json = Output::resume(beside(&prefix, ".json"), 0)?;
-        let text = serde_json::to_string_pretty(&self.meta).expect("plain data") + "\n";
-        json.write(text.as_bytes())?;
+        self.meta.sampled_xxh3 = Some(sampled_file(&self.bin.path)?);
         idx.sync()?;
-        json.sync()?;
+        self.meta.write(&beside(&prefix, ".json"))?;
         Ok(self.meta.clone())
     }
 

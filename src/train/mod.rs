@@ -1,5 +1,6 @@
 //! One update (`step`), what a rank holds for it (`replica`), and the loop over phases (`run`).
 
+mod board;
 pub mod corpora;
 pub mod evaluate;
 pub mod loader;

@@ -45,7 +45,8 @@ impl Progress {
         eprintln!("{}; everything of this run is in {}", start, config.run.dir.display());
     }
 
-    pub fn step(&mut self, update: u64, phase: &str, u: &Update, o: &Outcome, rate: f64) {
+    /// `tokens` and `rate`: of an update, with and without a target.
+    pub fn step(&mut self, update: u64, phase: &str, u: &Update, o: &Outcome, tokens: f64, rate: f64) {
         self.rate = if self.rate == 0.0 { rate } else { 0.9 * self.rate + 0.1 * rate };
         if std::mem::replace(&mut self.phase, phase.into()) != phase {
             eprintln!("phase {phase}");
@@ -56,7 +57,7 @@ impl Progress {
             return;
         }
         self.last = Some(Instant::now());
-        let left = (self.total - update) as f64 * u.weight_sum / self.rate.max(1e-9);
+        let left = (self.total - update) as f64 * tokens / self.rate.max(1e-9);
         eprintln!(
             "step {update:>6}/{}  loss {:.4}  lr {:.2e}  grad {:.2}  {:>7} tok/s  {:.1} GFLOP/s  {} left",
             self.total,

@@ -333,6 +333,9 @@ impl Rank<'_> {
             p.begin(config, launch, dp, tp, start);
             p.flops_per_token = [full, causal];
         }
+        if let Some(m) = &mut self.metrics {
+            m.begin(self.position.update)?;
+        }
         self.row("run", || {
             json!({
                 "config_hash": format!("{:016x}", config.hash()), "git": crate::GIT, "host": hostname(),
@@ -380,7 +383,7 @@ impl Rank<'_> {
             })
         })?;
         if let Some(p) = &mut self.progress {
-            p.step(self.position.update, &phase.name, update, outcome, rate);
+            p.step(self.position.update, &phase.name, update, outcome, tokens, rate);
         }
         Ok(())
     }

@@ -75,16 +75,11 @@ fn table() -> Vec<(&'static str, Change, &'static str)> {
         ("bin", Box::new(|b| b.clear()), "but .bin has 0"),
         ("bin", Box::new(|b| b.truncate(28)), "but .bin has 28"),
         ("bin", Box::new(|b| b.extend([0, 0])), "but .bin has 32"),
-        (
-            "bin",
-            Box::new(put(8, 300u16.to_le_bytes())),
-            "web.bin at byte 8: token 300 is outside the vocabulary of 257",
-        ),
-        ("bin", Box::new(put(8, 7u16.to_le_bytes())), "web.bin: has checksum"),
+        ("bin", Box::new(put(8, 7u16.to_le_bytes())), "tokens sampled from all parts of it have checksum"),
         ("json", Box::new(|b| b.clear()), "is not JSON"),
         ("json", Box::new(|b| b.truncate(40)), "is not JSON"),
         ("json", Box::new(|b| *b = b"[1]".to_vec()), "\"format\" is null"),
-        ("json", Box::new(|b| b.resize(2 << 20, b' ')), "has at most 1048576"),
+        ("json", Box::new(|b| b.resize(17 << 20, b' ')), "has at most 16777216"),
         ("json", Box::new(replace("espalier-corpus", "other")), "\"format\" is \"other\""),
         (
             "json",
@@ -132,6 +127,30 @@ fn damaged_files_are_refused_with_one_sentence_that_names_the_file() {
         let error = error.to_string();
         assert!(error.contains(want) && error.contains("/web.") && !error.contains('\n'), "{want}: {error}");
     }
+}
+
+#[test]
+fn damage_between_the_blocks_that_opening_samples_is_found_by_reading_and_verifying() {
+    let folder = tempfile::tempdir().unwrap();
+    let prefix = folder.path().join("web");
+    corpus(folder.path(), "web", &[200_000, 200_000]);
+    let good = fs::read(prefix.with_extension("bin")).unwrap();
+    // 800,000 bytes in 64 blocks of 4096: block i begins at (800,000 - 4096) i / 63.
+    let at = 12_632 * 20 + 4096 + 1000;
+    edit(&prefix, "bin", put(at, 300u16.to_le_bytes()));
+    let damaged = Corpus::open(&prefix).unwrap();
+    let mut tokens = [0; 64];
+    let mut want = format!("web.bin at byte {at}: token 300 is outside the vocabulary of 257");
+    let error = damaged.read(at as u64 / 2 - 10, &mut tokens).unwrap_err().to_string();
+    assert!(error.contains(&want), "{error}");
+    let error = damaged.verify().unwrap_err().to_string();
+    assert!(error.contains(&want), "{error}");
+    drop(damaged);
+    let other = if good[at] == 7 { 8u16 } else { 7 };
+    edit(&prefix, "bin", put(at, other.to_le_bytes()));
+    want = "web.bin: has checksum".into();
+    let error = Corpus::open(&prefix).unwrap().verify().unwrap_err().to_string();
+    assert!(error.contains(&want), "{error}");
 }
 
 #[test]
@@ -204,9 +223,13 @@ fn the_description_of_another_corpus_is_refused() {
         error.contains("web.json: states 15 tokens in 3 documents, but .bin and .idx hold 9 in 2"),
         "{error}"
     );
-    // One of the same size passes for it until the checksums are compared.
     corpus(folder.path(), "other", &[5, 4]);
     fs::copy(&json, folder.path().join("web.json")).unwrap();
+    let error = Corpus::open(&folder.path().join("web")).unwrap_err().to_string();
+    assert!(error.contains("web.bin: tokens sampled from all parts of it"), "{error}");
+    // An index of the same size passes until the checksums are compared.
+    corpus(folder.path(), "web", &[4, 5]);
+    fs::copy(folder.path().join("other.idx"), folder.path().join("web.idx")).unwrap();
     let error = Corpus::open(&folder.path().join("web")).unwrap().verify().unwrap_err().to_string();
     assert!(error.contains("web.idx: has checksum"), "{error}");
 }

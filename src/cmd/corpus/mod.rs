@@ -1,6 +1,7 @@
-//! `corpus build|inspect|verify|sample`
+//! `corpus build|inspect|verify|sample|compress`
 
 mod build;
+mod compress;
 mod inspect;
 mod progress;
 mod sample;
@@ -14,6 +15,7 @@ pub enum Corpus {
     Inspect(inspect::Inspect),
     Verify(verify::Verify),
     Sample(sample::Sample),
+    Compress(compress::Compress),
 }
 
 impl Corpus {
@@ -23,6 +25,7 @@ impl Corpus {
             Corpus::Inspect(c) => c.run(),
             Corpus::Verify(c) => c.run(),
             Corpus::Sample(c) => c.run(),
+            Corpus::Compress(c) => c.run(),
         }
     }
 }

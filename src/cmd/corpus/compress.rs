@@ -1,0 +1,27 @@
+//! `corpus compress`: PREFIX.bin to PREFIX.bin.zst.
+
+use crate::Result;
+use crate::data::compress_corpus;
+use std::path::PathBuf;
+
+/// Compress the tokens: PREFIX.bin becomes PREFIX.bin.zst, which is read at random as fast as training needs
+#[derive(clap::Args)]
+pub struct Compress {
+    /// Prefix of the .bin, .idx and .json files
+    prefix: PathBuf,
+    /// Of zstd, 1 (fast) to 22 (small)
+    #[arg(long, default_value_t = 6)]
+    level: i32,
+    /// Leave PREFIX.bin there
+    #[arg(long)]
+    keep: bool,
+}
+
+impl Compress {
+    pub fn run(self) -> Result<()> {
+        let c = compress_corpus(&self.prefix, self.level, self.keep, None, &mut |_| {})?;
+        let share = 100.0 * c.after as f64 / c.before as f64;
+        println!("{}: {} bytes of tokens in {} ({share:.1} %)", self.prefix.display(), c.before, c.after);
+        Ok(())
+    }
+}

@@ -1,0 +1,22 @@
+//! How the tokens of a corpus are stored and read.
+//!
+//! A `Source` is one file, mapped under a guard or read by position; `Parts` and `Frames` make of plain and compressed
+//! files the bytes that PREFIX.bin would have, and `Tokens` is either. `open` finds the files, `stage` copies them to the
+//! node first.
+
+mod compress;
+mod frames;
+mod guard;
+mod open;
+mod parts;
+mod repack;
+mod source;
+mod stage;
+mod table;
+mod tokens;
+
+pub(super) use open::{Form, describe, stage};
+pub use repack::{Compressed, compress_corpus};
+pub(super) use source::{Access, Source};
+pub(super) use stage::Staged;
+pub(super) use tokens::{Tokens, sampled_file};
