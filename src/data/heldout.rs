@@ -6,9 +6,9 @@
 //! positions; the rest of a row has weight 0.
 
 use super::batch::Batch;
-use super::meta::BYTE_END;
 use super::order::Order;
 use super::sample::Domain;
+use super::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 #[derive(Debug, Clone)]
@@ -19,6 +19,8 @@ pub struct HeldOut {
     documents: u64,
     tokens: u64,
     bytes: Option<u64>,
+    /// Bytes of text that each id stands for, where they are known.
+    byte_lengths: Vec<u16>,
 }
 
 /// `inputs` tokens from `first` and their targets, one further on.
@@ -45,14 +47,17 @@ impl HeldOut {
             let problem = format!("an evaluation of {max_tokens} tokens in windows of {seq_len}");
             return Err(Error::config("run file", "eval.tokens", problem, "both must be at least 1"));
         }
-        let byte = domain.corpus.meta().tokenizer.kind == "byte";
+        let (corpus, meta) = (&domain.corpus, domain.corpus.meta());
+        let tokenizer = Tokenizer::beside(corpus.prefix(), &meta.tokenizer, meta.end_of_document)?;
+        let byte_lengths = tokenizer.and_then(|t| t.byte_lengths());
         let mut held = HeldOut {
             domain: domain.clone(),
             seq_len,
             rows: Vec::new(),
             documents: 0,
             tokens: 0,
-            bytes: byte.then_some(0),
+            bytes: byte_lengths.as_ref().map(|_| 0),
+            byte_lengths: byte_lengths.unwrap_or_default(),
         };
         held.collect(max_tokens)?;
         if held.tokens == 0 {
@@ -110,7 +115,9 @@ impl HeldOut {
         if let Some(bytes) = &mut self.bytes {
             let mut targets = vec![0; piece.inputs];
             self.domain.corpus.read(piece.first + 1, &mut targets)?;
-            *bytes += targets.iter().filter(|&&id| id != BYTE_END).count() as u64;
+            // Ids of a padded vocabulary stand for nothing.
+            let length = |&id: &u32| u64::from(self.byte_lengths.get(id as usize).copied().unwrap_or(0));
+            *bytes += targets.iter().map(length).sum::<u64>();
         }
         Ok(())
     }
@@ -127,7 +134,7 @@ impl HeldOut {
         self.tokens
     }
     /// Bytes of text among the predictions (ends of documents are predicted but are no text), for bits per byte;
-    /// known for the byte vocabulary.
+    /// known for the byte vocabulary and byte-level BPE.
     pub fn bytes(&self) -> Option<u64> {
         self.bytes
     }

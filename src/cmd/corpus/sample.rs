@@ -18,7 +18,7 @@ impl Sample {
         let range = c.document_range(self.document)?;
         let mut ids = vec![0; (range.end - range.start) as usize];
         c.read(range.start, &mut ids)?;
-        println!("{}", crate::cmd::generate::text(&ids));
+        println!("{}", crate::data::tokenizer::text(&c, &ids)?);
         Ok(())
     }
 }
