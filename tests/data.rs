@@ -2,12 +2,16 @@
 
 #![allow(clippy::unwrap_used)] // here it is how a test fails
 
+#[path = "data/building.rs"]
+mod building;
 #[path = "data/files.rs"]
 mod files;
 #[path = "data/heldout.rs"]
 mod heldout;
 #[path = "data/hostile.rs"]
 mod hostile;
+#[path = "data/killed.rs"]
+mod killed;
 #[path = "data/sampling.rs"]
 mod sampling;
 #[path = "data/side.rs"]

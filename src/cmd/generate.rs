@@ -69,7 +69,8 @@ impl Generate {
         let refused = |problem: String| Error::config("generate", "--prompt", problem, "give another text");
         tokenizer.encoder().encode(&self.prompt, &mut ids).map_err(refused)?;
         if ids.is_empty() {
-            let problem = "there is no token to go on from: documents of this tokenizer have no end".to_string();
+            let problem =
+                "there is no token to go on from: documents of this tokenizer have no end".to_string();
             return Err(Error::config("generate", "--prompt", problem, "give some text"));
         }
         let mut decoder = tokenizer.decoder();
@@ -159,7 +160,10 @@ fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer> {
     };
     let mut tokenizer = Tokenizer::from_json(&definition, &checkpoint.path().join("tokenizer.json"))?;
     if *hash != format!("{:016x}", tokenizer.id().hash) {
-        let problem = format!("its tokenizer.json is {:016x}, but the model was trained with {hash}", tokenizer.id().hash);
+        let problem = format!(
+            "its tokenizer.json is {:016x}, but the model was trained with {hash}",
+            tokenizer.id().hash
+        );
         return Err(Error::checkpoint(checkpoint.path(), problem, "restore the checkpoint"));
     }
     // Which token ended documents is the corpus's choice.
