@@ -4,6 +4,8 @@
 
 #[path = "data/adopting.rs"]
 mod adopting;
+#[path = "data/building.rs"]
+mod building;
 #[path = "data/compressed.rs"]
 mod compressed;
 #[path = "data/files.rs"]
@@ -12,6 +14,8 @@ mod files;
 mod heldout;
 #[path = "data/hostile.rs"]
 mod hostile;
+#[path = "data/killed.rs"]
+mod killed;
 #[path = "data/megatron.rs"]
 mod megatron;
 #[path = "data/merging.rs"]

@@ -48,6 +48,9 @@ pub struct Meta {
     pub data: serde_json::Value,
     pub corpora: Vec<CorpusId>,
     pub tokenizer_hash: String,
+    /// The token that ends documents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_of_document: Option<u32>,
     pub seed: u64,
     pub config_hash: String,
     /// Of the weights: f32 or bf16.

@@ -277,6 +277,7 @@ mod tests {
             data: serde_json::Value::Null,
             corpora: vec![],
             tokenizer_hash: String::new(),
+            end_of_document: None,
             seed,
             config_hash: String::new(),
             dtype: "f32".into(),

@@ -1,9 +1,9 @@
-//! `generate RUN --prompt TEXT`: continues a text with a model of the byte vocabulary.
+//! `generate RUN --prompt TEXT`: continues a text, with the tokenizer that lies in the checkpoint.
 
-use crate::checkpoint::Values;
+use crate::checkpoint::{Checkpoint, Values};
 use crate::comm::Mesh;
 use crate::config::{OptimConfig, OptimKind};
-use crate::data::{BYTE_END, Tokenizer};
+use crate::data::tokenizer::Tokenizer;
 use crate::device::{DType, Device};
 use crate::rng::Philox;
 use crate::tape::{At, Recompute, Seq};
@@ -44,13 +44,7 @@ impl Generate {
         }
         let checkpoint = super::open_checkpoint(&self.from)?;
         let meta = &checkpoint.manifest().meta;
-        if meta.tokenizer_hash != format!("{:016x}", Tokenizer::byte().hash) {
-            return Err(Error::checkpoint(
-                checkpoint.path(),
-                format!("the model was trained with tokenizer {}, not with bytes", meta.tokenizer_hash),
-                "only byte-level models can be sampled as text",
-            ));
-        }
+        let tokenizer = tokenizer(&checkpoint)?;
         if !meta.model.causal {
             let problem = "the model sees both directions";
             return Err(Error::checkpoint(checkpoint.path(), problem, "only causal models generate"));
@@ -70,29 +64,40 @@ impl Generate {
         r.params.fill(&r.dev, &checkpoint.weights(Values::Master))?;
 
         // A document begins after the end of another.
-        let mut ids = vec![BYTE_END];
-        ids.extend(self.prompt.bytes().map(u32::from));
+        let end = tokenizer.end_of_document();
+        let mut ids: Vec<u32> = end.into_iter().collect();
+        let refused = |problem: String| Error::config("generate", "--prompt", problem, "give another text");
+        tokenizer.encoder().encode(&self.prompt, &mut ids).map_err(refused)?;
+        if ids.is_empty() {
+            let problem =
+                "there is no token to go on from: documents of this tokenizer have no end".to_string();
+            return Err(Error::config("generate", "--prompt", problem, "give some text"));
+        }
+        let mut decoder = tokenizer.decoder();
         let random = Philox::new(self.seed, "generate");
         let mut out = std::io::stdout().lock();
-        let mut put = |bytes: &[u8]| {
+        let mut put = |text: &str| {
             // A closed pipe only ends the listening, not the program.
-            let _ = out.write_all(bytes).and_then(|()| out.flush());
+            let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
         };
-        put(self.prompt.as_bytes());
+        put(&self.prompt);
         for i in 0..self.tokens {
             let window = &ids[ids.len().saturating_sub(context)..];
             if window.len() % LENGTH == 1 {
                 r.dev.arena().trim(); // the next buffers have another size
             }
-            let logits = last_logits(&r, window, context)?;
+            let mut logits = last_logits(&r, window, context)?;
+            // Ids beyond the tokenizer's are padding of the vocabulary.
+            logits.truncate(tokenizer.vocab() as usize);
             let id = self.draw(&logits, random.uniform(i as u64, 0));
-            if id == BYTE_END {
+            if Some(id) == end {
                 break;
             }
-            put(&[id as u8]);
+            put(&decoder.push(id)?);
             ids.push(id);
         }
-        put(b"\n");
+        put(&decoder.finish());
+        put("\n");
         Ok(())
     }
 
@@ -124,7 +129,7 @@ const LENGTH: usize = 64;
 fn last_logits(r: &Replica, tokens: &[u32], context: usize) -> Result<Vec<f32>> {
     let (n, length) = (tokens.len(), tokens.len().next_multiple_of(LENGTH).min(context));
     let mut padded = tokens.to_vec();
-    padded.resize(length, BYTE_END);
+    padded.resize(length, 0);
     let lengths: Vec<usize> = [n].into_iter().chain((length > n).then_some(length - n)).collect();
     let (_, h) = forward(r, &Seq::packed(&padded, &lengths), At::default(), false)?;
     let c = h.cols();
@@ -139,8 +144,29 @@ fn last_logits(r: &Replica, tokens: &[u32], context: usize) -> Result<Vec<f32>> 
     Ok(logits.data::<f32>().to_vec())
 }
 
-/// Bytes as text; the end of a document as a blank line.
-pub fn text(ids: &[u32]) -> String {
-    let bytes: Vec<u8> = ids.iter().map(|&id| if id == BYTE_END { b'\n' } else { id as u8 }).collect();
-    String::from_utf8_lossy(&bytes).into_owned()
+/// The tokenizer the model was trained with: bytes, or that of the checkpoint's tokenizer.json.
+fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer> {
+    let hash = &checkpoint.manifest().meta.tokenizer_hash;
+    let byte = Tokenizer::byte();
+    if *hash == format!("{:016x}", byte.id().hash) {
+        return Ok(byte);
+    }
+    let Some(definition) = checkpoint.text("tokenizer.json")? else {
+        return Err(Error::checkpoint(
+            checkpoint.path(),
+            format!("the model was trained with tokenizer {hash}, but the checkpoint has no tokenizer.json"),
+            "put the PREFIX.tokenizer.json of its corpus beside the corpus and train on for a checkpoint",
+        ));
+    };
+    let mut tokenizer = Tokenizer::from_json(&definition, &checkpoint.path().join("tokenizer.json"))?;
+    if *hash != format!("{:016x}", tokenizer.id().hash) {
+        let problem = format!(
+            "its tokenizer.json is {:016x}, but the model was trained with {hash}",
+            tokenizer.id().hash
+        );
+        return Err(Error::checkpoint(checkpoint.path(), problem, "restore the checkpoint"));
+    }
+    // Which token ended documents is the corpus's choice.
+    tokenizer.end_at(checkpoint.manifest().meta.end_of_document);
+    Ok(tokenizer)
 }

@@ -8,9 +8,9 @@
 
 use super::batch::{Attention, Batch};
 use super::domain::Domain;
-use super::meta::BYTE_END;
 use super::order::Order;
 use super::row::{Piece, Row};
+use super::tokenizer::Tokenizer;
 use crate::config;
 use crate::{Error, Result};
 use std::ops::Range;
@@ -25,6 +25,8 @@ pub struct HeldOut {
     documents: u64,
     tokens: u64,
     bytes: Option<u64>,
+    /// Bytes of text that each id stands for, where they are known.
+    byte_lengths: Vec<u16>,
 }
 
 impl HeldOut {
@@ -45,8 +47,10 @@ impl HeldOut {
             let problem = format!("an evaluation of {max_tokens} tokens in windows of {seq_len}");
             return Err(Error::config("run file", "eval.tokens", problem, "both must be at least 1"));
         }
+        let (corpus, meta) = (&domain.corpus, domain.corpus.meta());
+        let tokenizer = Tokenizer::beside(corpus.prefix(), &meta.tokenizer, meta.end_of_document)?;
         // Of predictions that count more or less than 1 the bytes would mean little.
-        let byte = domain.corpus.meta().tokenizer.kind == "byte" && domain.weights.is_none();
+        let byte_lengths = tokenizer.filter(|_| domain.weights.is_none()).and_then(|t| t.byte_lengths());
         let mut open = domain.clone();
         open.holdout = 0.0;
         let mut held = HeldOut {
@@ -56,7 +60,8 @@ impl HeldOut {
             rows: Vec::new(),
             documents: 0,
             tokens: 0,
-            bytes: byte.then_some(0),
+            bytes: byte_lengths.as_ref().map(|_| 0),
+            byte_lengths: byte_lengths.unwrap_or_default(),
         };
         let units = if split { domain.parts()[1].clone() } else { 0..domain.corpus.documents() };
         held.collect(units, split, max_tokens)?;
@@ -158,7 +163,9 @@ impl HeldOut {
         if let Some(bytes) = &mut self.bytes {
             let mut targets = vec![0; inputs];
             self.domain.corpus.read(piece.first + 1, &mut targets)?;
-            *bytes += targets.iter().filter(|&&id| id != BYTE_END).count() as u64;
+            // Ids of a padded vocabulary stand for nothing.
+            let length = |&id: &u32| u64::from(self.byte_lengths.get(id as usize).copied().unwrap_or(0));
+            *bytes += targets.iter().map(length).sum::<u64>();
         }
         Ok(())
     }
@@ -175,7 +182,7 @@ impl HeldOut {
         self.tokens
     }
     /// Bytes of text among the predictions (ends of documents are predicted but are no text), for bits per byte;
-    /// known for the byte vocabulary where all predictions count alike.
+    /// known for the byte vocabulary and byte-level BPE, where all predictions count alike.
     pub fn bytes(&self) -> Option<u64> {
         self.bytes
     }

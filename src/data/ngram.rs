@@ -79,9 +79,8 @@ impl KneserNey {
         order: usize,
     ) -> KneserNey {
         assert!((2..=3).contains(&order) && u64::from(vocab) <= MASK + 1, "order {order}, {vocab} ids");
-        let all = |n: usize| {
-            documents.clone().flat_map(move |d| d.windows(n)).map(pack).collect::<Vec<u64>>()
-        };
+        let all =
+            |n: usize| documents.clone().flat_map(move |d| d.windows(n)).map(pack).collect::<Vec<u64>>();
         let mut tables = vec![Table::new(tally(all(order)))];
         let mut highest = tables[0].grams.clone();
         for n in (1..order).rev() {
@@ -194,8 +193,11 @@ mod tests {
             let times = |k: u32| counts.values().filter(|&&c| c == k).count() as f64;
             let d = times(1) / (times(1) + 2.0 * times(2));
             let context = &before[before.len() - (n - 1)..];
-            let after: Vec<(&Vec<u32>, f64)> =
-                counts.iter().filter(|(g, _)| &g[..n - 1] == context).map(|(g, c)| (g, f64::from(*c))).collect();
+            let after: Vec<(&Vec<u32>, f64)> = counts
+                .iter()
+                .filter(|(g, _)| &g[..n - 1] == context)
+                .map(|(g, c)| (g, f64::from(*c)))
+                .collect();
             let total: f64 = after.iter().map(|a| a.1).sum();
             if total > 0.0 {
                 let own = after.iter().find(|a| a.0[n - 1] == word).map_or(0.0, |a| a.1);

@@ -147,3 +147,60 @@ fn remove_if_there(path: &Path) -> Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(folder)
+            .expect("listed")
+            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_death_at_any_point_of_naming_is_mended_by_naming_the_rest() {
+        let files = ["corpus.bin", "corpus.col.x", "corpus.idx", "corpus.json"];
+        for moved in 0..=files.len() {
+            let folder = tempfile::tempdir().expect("a folder");
+            let prefix = folder.path().join("web");
+            std::fs::write(beside(&prefix, ".json"), "old").expect("written");
+            let mut staging = Staging::open(&prefix).expect("opened");
+            for name in files.iter().chain(&["complete", "plan.json", "state.json", "lengths"]) {
+                std::fs::write(staging.file(name), name).expect("written");
+            }
+            // What a process that died after `moved` moves leaves.
+            std::fs::remove_file(beside(&prefix, ".json")).expect("removed");
+            for name in &files[..moved] {
+                let to = beside(&prefix, name.strip_prefix(NAME).expect("its name"));
+                std::fs::rename(staging.file(name), to).expect("moved");
+            }
+            staging.keep = true;
+            drop(staging);
+            let staging = Staging::open(&prefix).expect("opened");
+            assert!(staging.is_complete());
+            staging.publish().expect("published");
+            assert_eq!(names(folder.path()), ["web.bin", "web.col.x", "web.idx", "web.json"]);
+            assert_eq!(std::fs::read(beside(&prefix, ".json")).expect("read"), b"corpus.json");
+        }
+    }
+
+    #[test]
+    fn a_folder_of_something_else_and_a_build_under_way_are_left_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let prefix = folder.path().join("web");
+        let first = Staging::open(&prefix).expect("opened");
+        let error = Staging::open(&prefix).err().expect("refused").to_string();
+        assert!(error.contains("another process builds this corpus"), "{error}");
+        drop(first);
+        assert!(names(folder.path()).is_empty());
+        std::fs::create_dir(beside(&prefix, ".build")).expect("made");
+        std::fs::write(beside(&prefix, ".build").join("thesis.tex"), "").expect("written");
+        let error = Staging::open(&prefix).expect("opened").clear().unwrap_err().to_string();
+        assert!(error.contains("thesis.tex: is not a file of a build"), "{error}");
+        assert!(beside(&prefix, ".build").join("thesis.tex").exists());
+    }
+}

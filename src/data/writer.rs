@@ -193,11 +193,8 @@ impl CorpusWriter {
         self.meta.bin_xxh3 = self.bin.hash.digest();
         self.meta.idx_xxh3 = idx.hash.digest();
         self.meta.sampled_xxh3 = Some(sampled_file(&self.bin.path)?);
-        let mut json = Output::resume(beside(&prefix, ".json"), 0)?;
-        let text = serde_json::to_string_pretty(&self.meta).expect("plain data") + "\n";
-        json.write(text.as_bytes())?;
         idx.sync()?;
-        json.sync()?;
+        self.meta.write(&beside(&prefix, ".json"))?;
         Ok(self.meta.clone())
     }
 

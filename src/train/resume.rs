@@ -4,7 +4,7 @@ use super::position::Position;
 use super::replica::Replica;
 use crate::checkpoint::{self, Checkpoint, Clocks, CorpusId, Meta, SaveState, Saved, Values};
 use crate::config::{Every, Init, ModelConfig, Positions, Precision, RunConfig};
-use crate::data::Domain;
+use crate::data::{Domain, tokenizer};
 use crate::hf::HfSource;
 use crate::params::{Dp, RandomInit, TensorSource};
 use crate::{Error, Result};
@@ -156,6 +156,7 @@ pub fn save(
         tokenizer_hash: domains
             .first()
             .map_or(String::new(), |d| format!("{:016x}", d.corpus.meta().tokenizer.hash)),
+        end_of_document: domains.first().and_then(|d| d.corpus.meta().end_of_document),
         seed: config.run.seed,
         config_hash: format!("{:016x}", config.hash()),
         dtype: match config.run.dtype {
@@ -175,7 +176,16 @@ pub fn save(
     let world = &mesh.world;
     let barrier = || world.barrier("checkpoint");
     let run_toml = config.resolved_toml();
-    let saved = checkpoint::save(&dir, &state, &meta, &[("run.toml", &run_toml)], &barrier)?;
+    let mut texts = vec![("run.toml", run_toml.as_str())];
+    // Read by the rank that writes it; a corpus that came without one leaves the checkpoint without.
+    // Reading it may fail on one rank alone, which must not leave the others waiting.
+    let tokenizer = domains.first().filter(|_| world.rank() == 0).and_then(|d| {
+        tokenizer::definition(&d.corpus)
+            .inspect_err(|e| tracing::warn!("the checkpoint gets no tokenizer.json: {e}"))
+            .ok()?
+    });
+    texts.extend(tokenizer.as_deref().map(|text| ("tokenizer.json", text)));
+    let saved = checkpoint::save(&dir, &state, &meta, &texts, &barrier)?;
     if world.rank() == 0 {
         let keep = match config.checkpoint.keep_every {
             Some(Every::Steps(n)) => Some(n),

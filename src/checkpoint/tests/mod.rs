@@ -74,6 +74,7 @@ pub fn meta(model: &ModelConfig, dtype: DType, update: u64) -> Meta {
         data: serde_json::json!({"web": 12345, "laws": 7}),
         corpora: vec![CorpusId { name: "web".into(), hash: "00ff00ff00ff00ff".into() }],
         tokenizer_hash: "0123456789abcdef".into(),
+        end_of_document: Some(0),
         seed: u64::MAX,
         config_hash: "fedcba9876543210".into(),
         dtype: dtype.name().into(),

@@ -1,6 +1,7 @@
 //! `corpus sample`: one document, one training sample, or the proof that samples repeat and skip nothing.
 
 use crate::config::{self, RunConfig};
+use crate::data::tokenizer::Tokenizer;
 use crate::data::{Attention, Corpus, Cursor, Domain, Ledger, Origin, Proof, Sample as Drawn, Sampler};
 use crate::{Error, Result};
 use serde_json::json;
@@ -110,7 +111,7 @@ impl Sample {
         let range = c.document_range(document)?;
         let mut ids = vec![0; (range.end - range.start) as usize];
         c.read(range.start, &mut ids)?;
-        match (self.json, text(&c, &ids)) {
+        match (self.json, text(&c, &ids)?) {
             (true, text) => {
                 println!(
                     "{:#}",
@@ -140,7 +141,7 @@ impl Sample {
 
     fn print_sample(&self, sample: &Drawn, domain: &Domain) -> Result<()> {
         let spans = spans(&sample.origin, &domain.corpus)?;
-        let text = text(&domain.corpus, &sample.tokens);
+        let text = text(&domain.corpus, &sample.tokens)?;
         if self.json {
             let mut row = serde_json::to_value(sample).expect("plain data");
             row["corpus"] = json!(domain.name);
@@ -277,8 +278,10 @@ fn spans(origin: &Origin, corpus: &Corpus) -> Result<Vec<Span>> {
 }
 
 /// Tokens as text, where the tokenizer is known.
-fn text(corpus: &Corpus, ids: &[u32]) -> Option<String> {
-    (corpus.meta().tokenizer.kind == "byte").then(|| crate::cmd::generate::text(ids))
+fn text(corpus: &Corpus, ids: &[u32]) -> Result<Option<String>> {
+    let meta = corpus.meta();
+    let tokenizer = Tokenizer::beside(corpus.prefix(), &meta.tokenizer, meta.end_of_document)?;
+    tokenizer.map(|t| t.decode(ids)).transpose()
 }
 
 fn spaced(ids: &[u32]) -> String {

@@ -121,7 +121,7 @@ impl Tokenizer {
             );
             return Err(Error::data(&path, problem, "copy the files of the corpus together again"));
         }
-        tokenizer.end = end;
+        tokenizer.end_at(end);
         Ok(Some(tokenizer))
     }
 
@@ -153,6 +153,11 @@ impl Tokenizer {
             (Inner::Hf(_), EndOfDocument::Usual) => {}
         }
         Ok(())
+    }
+
+    /// Documents end with this id, as a corpus or checkpoint states it.
+    pub fn end_at(&mut self, end: Option<u32>) {
+        self.end = end.filter(|&id| id < self.vocab);
     }
 
     /// Whether special tokens written out in text become their ids (as in `tokenizers`, the default) or stay text.
@@ -230,6 +235,25 @@ impl Tokenizer {
             text += &decoder.push(id)?;
         }
         Ok(text + &decoder.finish())
+    }
+}
+
+/// The text of PREFIX.tokenizer.json; None for bytes, and where there is no such file.
+pub fn definition(corpus: &crate::data::Corpus) -> Result<Option<String>> {
+    let path = beside(corpus.prefix(), ".tokenizer.json");
+    match std::fs::read_to_string(&path) {
+        _ if corpus.meta().tokenizer == Id::byte() => Ok(None),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        text => text.map(Some).map_err(Error::io(&path, "read")),
+    }
+}
+
+/// Text of ids of a corpus; the ids themselves where the corpus came without the definition of its tokenizer.
+pub fn text(corpus: &crate::data::Corpus, ids: &[u32]) -> Result<String> {
+    let meta = corpus.meta();
+    match Tokenizer::beside(corpus.prefix(), &meta.tokenizer, meta.end_of_document)? {
+        Some(tokenizer) => tokenizer.decode(ids),
+        None => Ok(ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")),
     }
 }
 
