@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used)] // here it is how a test fails
 
+#[path = "data/adopting.rs"]
+mod adopting;
 #[path = "data/building.rs"]
 mod building;
+#[path = "data/compressed.rs"]
+mod compressed;
 #[path = "data/files.rs"]
 mod files;
 #[path = "data/heldout.rs"]
@@ -12,10 +16,18 @@ mod heldout;
 mod hostile;
 #[path = "data/killed.rs"]
 mod killed;
+#[path = "data/megatron.rs"]
+mod megatron;
+#[path = "data/merging.rs"]
+mod merging;
+#[path = "data/orders.rs"]
+mod orders;
 #[path = "data/sampling.rs"]
 mod sampling;
 #[path = "data/side.rs"]
 mod side;
+#[path = "data/sources.rs"]
+mod sources;
 
 use espalier::data::{BYTE_END, BYTE_VOCAB, Corpus, CorpusWriter, Domain, Tokenizer};
 use std::path::Path;
@@ -41,7 +53,9 @@ fn corpus(folder: &Path, name: &str, lengths: &[usize]) -> Arc<Corpus> {
 }
 
 fn domain(name: &str, corpus: &Arc<Corpus>, holdout: f64) -> Domain {
-    Domain { name: name.into(), corpus: corpus.clone(), holdout, max_epochs: None }
+    let mut domain = Domain::new(name, corpus.clone());
+    domain.holdout = holdout;
+    domain
 }
 
 /// Lengths of many documents, from 2 tokens to a few windows of 16.
@@ -59,4 +73,21 @@ fn flat(corpus: &Corpus) -> (Vec<u32>, Vec<u64>) {
         documents.resize(range.end as usize, doc);
     }
     (tokens, documents)
+}
+
+/// The bytes of a .idx, put together from the published format.
+fn index(dtype: u8, lengths: &[i32], documents: &[i64]) -> Vec<u8> {
+    let item = if dtype == 8 { 2 } else { 4 };
+    let mut bytes = b"MMIDIDX\0\0".to_vec();
+    bytes.extend(1u64.to_le_bytes());
+    bytes.push(dtype);
+    bytes.extend([lengths.len() as u64, documents.len() as u64].map(u64::to_le_bytes).concat());
+    lengths.iter().for_each(|length| bytes.extend(length.to_le_bytes()));
+    let mut at = 0i64;
+    for &length in lengths {
+        bytes.extend(at.to_le_bytes());
+        at += i64::from(length) * item;
+    }
+    documents.iter().for_each(|document| bytes.extend(document.to_le_bytes()));
+    bytes
 }

@@ -182,7 +182,7 @@ fn corpus(prefix: &Path, other: Option<usize>) -> Arc<Corpus> {
 
 /// The first batches of a run over a corpus.
 fn draw(corpus: &Arc<Corpus>, attention: Attention) -> Vec<MicroBatch> {
-    let domain = Domain { name: "text".into(), corpus: corpus.clone(), holdout: 0.0, max_epochs: None };
+    let domain = Domain::new("text", corpus.clone());
     let entries = vec![Entry { first_sample: 0, weights: vec![("text".into(), 1.0)] }];
     let sampler = Sampler::new(11, LONG, attention, vec![domain], Ledger { entries });
     let mut sampler = sampler.expect("a sampler");

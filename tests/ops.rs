@@ -1,6 +1,20 @@
 //! Every op against central finite differences in f64, with two consumers of its input (so that a gradient is both
 //! stored and added), under every recompute policy. Then the sign of each gradient is flipped, and the same check
 //! must catch it.
+//!
+//! In `ops/`: every forward against its formula, several ranks against one, the loss in chunks and at its extremes, and
+//! what an op says of its cost and memory. `mutants.md` lists the changes to `src/ops/` that all of these let pass.
+
+#[path = "ops/account.rs"]
+mod account;
+#[path = "ops/forward.rs"]
+mod forward;
+#[path = "ops/loss.rs"]
+mod loss;
+#[path = "ops/ranks.rs"]
+mod ranks;
+#[path = "ops/rig.rs"]
+mod rig;
 
 use espalier::Result;
 use espalier::comm::Solo;

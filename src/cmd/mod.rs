@@ -6,6 +6,7 @@ pub mod export;
 pub mod generate;
 pub mod import;
 pub mod report;
+pub mod score;
 pub mod train;
 
 use crate::Result;
@@ -35,6 +36,8 @@ enum Command {
     Train(train::Train),
     /// Continue a text with a trained model
     Generate(generate::Generate),
+    /// Losses of every token and document of a corpus under a checkpoint
+    Score(score::Score),
     /// Look at checkpoints
     #[command(subcommand)]
     Ckpt(ckpt::Ckpt),
@@ -52,6 +55,7 @@ impl Cli {
             Command::Corpus(c) => c.run(),
             Command::Train(c) => c.run(),
             Command::Generate(c) => c.run(),
+            Command::Score(c) => c.run(),
             Command::Ckpt(c) => c.run(),
             Command::Import(c) => c.run(),
             Command::Export(c) => c.run(),

@@ -246,7 +246,7 @@ pub(super) fn eval(t: &Table, data: &[(String, DataConfig)]) -> Result<EvalConfi
         };
         let (_, corpus) =
             data.iter().find(|(n, _)| n == name).ok_or_else(|| unknown_corpus(t, &key, name, data))?;
-        if heldout && corpus.holdout == 0.0 {
+        if heldout && corpus.holdout == 0.0 && corpus.order == Order::Stream {
             let remedy = format!("set data.{name}.holdout to a share such as 0.005");
             return Err(t.error(&key, format!("corpus {name} holds nothing out"), remedy));
         }

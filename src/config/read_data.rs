@@ -10,6 +10,8 @@ pub(super) const PACKINGS: &[(&str, Packing)] =
     &[("window", Packing::Window), ("best-fit", Packing::BestFit), ("one-doc", Packing::OneDoc)];
 pub(super) const IOS: &[(&str, Io)] = &[("mmap", Io::Mmap), ("pread", Io::Pread), ("stage", Io::Stage)];
 
+/// A row is packed with all of its group, so large groups are slow.
+const PACK_GROUPS: std::ops::RangeInclusive<u64> = 1..=1 << 12;
 /// Windows of a pack group where the run file leaves it open: few enough that packing one costs microseconds, enough
 /// that its borders cut few documents.
 const PACK_GROUP: u64 = 64;
@@ -38,7 +40,7 @@ fn corpus(c: &Table) -> Result<DataConfig> {
     let packing = c.choice("packing", PACKINGS)?.unwrap_or(Packing::Window);
     let io = c.choice("io", IOS)?.unwrap_or(Io::Mmap);
     let holdout = c.float("holdout", "a share of at least 0 and less than 1", |x| (0.0..1.0).contains(&x))?;
-    let pack_group = c.int("pack_group", 1..=1 << 20)?;
+    let pack_group = c.int("pack_group", PACK_GROUPS)?;
     let split = split(c)?;
     let stage_dir = c.str("stage_dir", "a folder on a disk of the node")?.map(PathBuf::from);
     let weights = c.str("weights", "the name of a side stream, or \"none\"")?.map(String::from);
@@ -58,18 +60,6 @@ fn corpus(c: &Table) -> Result<DataConfig> {
     if order == Order::Megatron && holdout.is_some() {
         let problem = "Megatron's order holds documents out by its split";
         return Err(c.error("holdout", problem, "set split = [949, 50, 1] instead"));
-    }
-    if order == Order::Megatron {
-        return Err(c.not_built("order", "order = \"megatron\"", "use \"stream\""));
-    }
-    if packing != Packing::Window {
-        return Err(c.not_built("packing", "packing of whole documents", "use \"window\""));
-    }
-    if io != Io::Mmap {
-        return Err(c.not_built("io", "reading without mapping", "use \"mmap\""));
-    }
-    if weights.is_some() {
-        return Err(c.not_built("weights", "weighing targets by a side stream", "remove it"));
     }
     Ok(DataConfig {
         path,

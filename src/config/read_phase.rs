@@ -130,8 +130,10 @@ fn mix(t: &Table, data: &[(String, DataConfig)]) -> Result<Vec<(String, f64)>> {
     if sum <= 0.0 {
         return Err(t.error("mix", "the weights add up to 0", "give at least one corpus a weight > 0"));
     }
-    // Shares stay as they are, so that a resolved file resolves to itself.
-    if (sum - 1.0).abs() > 1e-9 {
+    // Shares stay as they are, so that a resolved file resolves to itself; so do weights of corpora in Megatron's order,
+    // whose blend depends on their last bits.
+    let megatron = |(_, d): &(String, DataConfig)| d.order == Order::Megatron;
+    if (sum - 1.0).abs() > 1e-9 && !data.iter().any(megatron) {
         mix.iter_mut().for_each(|(_, w)| *w /= sum);
     }
     Ok(mix)

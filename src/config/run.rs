@@ -215,7 +215,8 @@ pub struct PhaseConfig {
     /// ceil(tokens / (seq_len · global_batch)).
     pub steps: u64,
     pub tokens: u64,
-    /// Corpus and share of the tokens, in the order of the file; the shares add up to 1.
+    /// Corpus and share of the tokens, in the order of the file; the shares add up to 1, but where a corpus has
+    /// Megatron's order they are the weights as given.
     pub mix: Vec<(String, f64)>,
     /// With `schedule = keep` this is the schedule of the phase that started it, stretched over all that keep it.
     pub lr: Schedule,

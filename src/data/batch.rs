@@ -1,6 +1,5 @@
 //! Samples side by side, as the model takes them: flat arrays of N = rows · T.
 
-use super::sample::Sample;
 use serde::{Deserialize, Serialize};
 
 /// What a token may attend to.
@@ -54,25 +53,10 @@ impl Batch {
         }
     }
 
-    pub(super) fn push(&mut self, sample: &Sample) {
-        let (inputs, targets) = (&sample.tokens[..self.seq_len], &sample.tokens[1..]);
-        self.push_row(sample.id, sample.domain as u16, inputs, targets, &sample.weights, &sample.documents);
-    }
-
-    /// Adds a row of T. `documents`: where they begin, first 0, strictly increasing.
-    pub(super) fn push_row(
-        &mut self,
-        id: u64,
-        domain: u16,
-        tokens: &[u32],
-        targets: &[u32],
-        weights: &[f32],
-        documents: &[u32],
-    ) {
-        let row = self.tokens.len() as u32;
-        self.tokens.extend(tokens);
-        self.targets.extend(targets);
-        self.weights.extend(weights);
+    /// Ends a row whose T tokens, targets and weights have been appended. `documents`: where they begin among these,
+    /// first 0, strictly increasing.
+    pub(super) fn end_row(&mut self, id: u64, domain: u16, documents: &[u32]) {
+        let row = (self.rows * self.seq_len) as u32;
         for (i, &begin) in documents.iter().enumerate() {
             let end = documents.get(i + 1).copied().unwrap_or(self.seq_len as u32);
             self.positions.extend(0..end - begin);

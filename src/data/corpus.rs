@@ -281,7 +281,7 @@ impl Corpus {
             meta: self.meta.clone(),
             _staged: None,
         };
-        let (idx, bin) = (checksum(&whole.index.source)?, whole.read_all(progress)?);
+        let (idx, bin) = (whole.index.source.checksum()?, whole.read_all(progress)?);
         let sources = whole.tokens.sources();
         let first = sources.first().map_or(self.prefix.as_path(), |source| source.path());
         let idx = (whole.index.source.path(), idx, self.meta.idx_xxh3);
@@ -330,15 +330,4 @@ impl Corpus {
 fn hash(m: &Meta) -> u64 {
     let parts = [m.bin_xxh3, m.idx_xxh3, m.tokenizer.hash, u64::from(m.vocab)];
     xxh3_64(&parts.map(u64::to_le_bytes).concat())
-}
-
-fn checksum(source: &Source) -> Result<u64> {
-    let mut hash = Xxh3::new();
-    let mut at = 0;
-    while at < source.len() {
-        let count = (source.len() - at).min(1 << 20);
-        source.with(at, count as usize, |bytes| hash.update(bytes))?;
-        at += count;
-    }
-    Ok(hash.digest())
 }

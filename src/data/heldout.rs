@@ -1,19 +1,25 @@
-//! Evaluation on the documents of a domain that training holds out.
+//! Evaluation on the documents of a domain that training holds out: those that `holdout` chooses by their hash, or the
+//! validation part of Megatron's split. A domain with holdout 1 is evaluated as a whole.
 //!
 //! Documents are taken in an order that depends only on the domain's name and size, so an evaluation with few tokens
 //! sees all parts of the corpus and every run the same text. Each document is cut into windows of T inputs; its first
 //! token has no prediction. Full windows are rows; shorter ones share rows, each its own document for attention and
 //! positions; the rest of a row has weight 0.
 
-use super::batch::Batch;
+use super::batch::{Attention, Batch};
+use super::domain::Domain;
 use super::order::Order;
-use super::sample::Domain;
+use super::row::{Piece, Row};
 use super::tokenizer::Tokenizer;
+use crate::config;
 use crate::{Error, Result};
+use std::ops::Range;
 
 #[derive(Debug, Clone)]
 pub struct HeldOut {
     domain: Domain,
+    /// The same, without documents that rows pass over.
+    open: Domain,
     seq_len: usize,
     rows: Vec<Vec<Piece>>,
     documents: u64,
@@ -23,18 +29,12 @@ pub struct HeldOut {
     byte_lengths: Vec<u16>,
 }
 
-/// `inputs` tokens from `first` and their targets, one further on.
-#[derive(Debug, Clone, Copy)]
-struct Piece {
-    first: u64,
-    inputs: usize,
-}
-
 impl HeldOut {
     /// At most `max_tokens` predictions. Touches the documents it takes and the beginnings of those it passes over.
     pub fn new(domain: &Domain, seq_len: usize, max_tokens: u64) -> Result<HeldOut> {
         let key = |end: &str| format!("data.{}.{end}", domain.name);
-        if !(domain.holdout > 0.0 && domain.holdout <= 1.0) {
+        let split = domain.order == config::Order::Megatron && domain.holdout < 1.0;
+        if !split && !(domain.holdout > 0.0 && domain.holdout <= 1.0) {
             let problem = format!("it is {}, which leaves nothing to evaluate", domain.holdout);
             return Err(Error::config(
                 "run file",
@@ -47,11 +47,16 @@ impl HeldOut {
             let problem = format!("an evaluation of {max_tokens} tokens in windows of {seq_len}");
             return Err(Error::config("run file", "eval.tokens", problem, "both must be at least 1"));
         }
-        let (corpus, meta) = (&domain.corpus, domain.corpus.meta());
-        let tokenizer = Tokenizer::beside(corpus.prefix(), &meta.tokenizer, meta.end_of_document)?;
-        let byte_lengths = tokenizer.and_then(|t| t.byte_lengths());
+        // Of predictions that count more or less than 1 the bytes would mean little.
+        let byte_lengths = match (&domain.corpus, &domain.weights) {
+            (corpus, None) => Tokenizer::of(corpus)?.and_then(|t| t.byte_lengths()),
+            _ => None,
+        };
+        let mut open = domain.clone();
+        open.holdout = 0.0;
         let mut held = HeldOut {
             domain: domain.clone(),
+            open,
             seq_len,
             rows: Vec::new(),
             documents: 0,
@@ -59,37 +64,53 @@ impl HeldOut {
             bytes: byte_lengths.as_ref().map(|_| 0),
             byte_lengths: byte_lengths.unwrap_or_default(),
         };
-        held.collect(max_tokens)?;
+        let units = if split { domain.parts()[1].clone() } else { 0..domain.corpus.documents() };
+        held.collect(units, split, max_tokens)?;
         if held.tokens == 0 {
-            let problem = format!(
-                "none of the {} documents of \"{}\" falls in the share {} that is held out",
-                domain.corpus.documents(),
-                domain.name,
-                domain.holdout
-            );
-            return Err(Error::data(domain.corpus.prefix(), problem, "raise holdout or add documents"));
+            let documents = domain.corpus.documents();
+            let (problem, remedy) = match split {
+                true => (
+                    format!("the validation part of the split of \"{}\" predicts nothing", domain.name),
+                    format!("raise the second share of data.{}.split or add documents", domain.name),
+                ),
+                false => (
+                    format!(
+                        "none of the {documents} documents of \"{}\" falls in the share {} that is held out",
+                        domain.name, domain.holdout
+                    ),
+                    "raise holdout or add documents".into(),
+                ),
+            };
+            return Err(Error::data(domain.corpus.prefix(), problem, remedy));
         }
+        held.check_weight()?;
         Ok(held)
     }
 
-    fn collect(&mut self, max_tokens: u64) -> Result<()> {
-        let documents = self.domain.corpus.documents();
-        let order = Order::new(0, &format!("heldout/{}", self.domain.name), documents);
+    /// Takes documents out of `units`; under Megatron's split, sequences.
+    fn collect(&mut self, units: Range<u64>, split: bool, max_tokens: u64) -> Result<()> {
+        let count = units.end - units.start;
+        if count == 0 {
+            return Ok(());
+        }
+        let order = Order::new(0, &format!("heldout/{}", self.domain.name), count);
         // The row that short pieces are added to, and the inputs it has.
         let mut open: Option<(usize, usize)> = None;
-        for i in 0..documents {
-            let doc = order.window(0, i);
-            if !self.domain.holds_out(doc)? {
-                continue;
-            }
-            let range = self.domain.corpus.document_range(doc)?;
+        for i in 0..count {
+            let unit = units.start + order.window(0, i);
+            let corpus = &self.domain.corpus;
+            let range = match split {
+                true => corpus.sequence_range(unit)?,
+                false if self.domain.holds_out(unit)? => corpus.document_range(unit)?,
+                false => continue,
+            };
             self.documents += 1;
             let mut first = range.start;
             while first + 1 < range.end {
                 let most = (range.end - 1 - first).min(max_tokens - self.tokens);
-                let inputs = most.min(self.seq_len as u64) as usize;
+                let inputs = most.min(self.seq_len as u64) as u32;
                 self.place(Piece { first, inputs }, &mut open)?;
-                first += inputs as u64;
+                first += u64::from(inputs);
                 if self.tokens == max_tokens {
                     return Ok(());
                 }
@@ -98,22 +119,50 @@ impl HeldOut {
         Ok(())
     }
 
+    /// A side stream may give no prediction any weight.
+    fn check_weight(&self) -> Result<()> {
+        if self.domain.weights.is_none() {
+            return Ok(());
+        }
+        let mut row = Row::new(self.seq_len);
+        for pieces in &self.rows {
+            self.lay(pieces, &mut row)?;
+            if row.weight(&self.open)? > 0.0 {
+                return Ok(());
+            }
+        }
+        let problem = format!(
+            "the side stream of \"{}\" gives none of the {} predictions of the evaluation a weight",
+            self.domain.name, self.tokens
+        );
+        let remedy = format!("set data.{}.weights = \"none\" or raise eval.tokens", self.domain.name);
+        Err(Error::data(self.domain.corpus.prefix(), problem, remedy))
+    }
+
+    /// Pieces lie within documents and all are held out, so all their targets count.
+    fn lay(&self, pieces: &[Piece], row: &mut Row) -> Result<()> {
+        row.clear();
+        row.pieces.extend_from_slice(pieces);
+        row.lay_out(&self.open, Attention::Document)
+    }
+
     fn place(&mut self, piece: Piece, open: &mut Option<(usize, usize)>) -> Result<()> {
+        let inputs = piece.inputs as usize;
         match open {
-            Some((row, used)) if *used + piece.inputs <= self.seq_len => {
+            Some((row, used)) if *used + inputs <= self.seq_len => {
                 self.rows[*row].push(piece);
-                *used += piece.inputs;
+                *used += inputs;
             }
             _ => {
-                if piece.inputs < self.seq_len {
-                    *open = Some((self.rows.len(), piece.inputs));
+                if inputs < self.seq_len {
+                    *open = Some((self.rows.len(), inputs));
                 }
                 self.rows.push(vec![piece]);
             }
         }
-        self.tokens += piece.inputs as u64;
+        self.tokens += inputs as u64;
         if let Some(bytes) = &mut self.bytes {
-            let mut targets = vec![0; piece.inputs];
+            let mut targets = vec![0; inputs];
             self.domain.corpus.read(piece.first + 1, &mut targets)?;
             // Ids of a padded vocabulary stand for nothing.
             let length = |&id: &u32| u64::from(self.byte_lengths.get(id as usize).copied().unwrap_or(0));
@@ -129,12 +178,12 @@ impl HeldOut {
     pub fn documents(&self) -> u64 {
         self.documents
     }
-    /// Predictions: the total weight of all batches.
+    /// Predictions: without a side stream, the total weight of all batches.
     pub fn tokens(&self) -> u64 {
         self.tokens
     }
     /// Bytes of text among the predictions (ends of documents are predicted but are no text), for bits per byte;
-    /// known for the byte vocabulary and byte-level BPE.
+    /// known for the byte vocabulary and byte-level BPE where all predictions count alike.
     pub fn bytes(&self) -> Option<u64> {
         self.bytes
     }
@@ -146,8 +195,10 @@ impl HeldOut {
     /// Rows first to first + rows; those past the end have weight 0, so that all batches have one shape.
     pub fn batch(&self, first: usize, rows: usize) -> Result<Batch> {
         let mut batch = Batch::with_capacity(rows, self.seq_len);
-        for row in first..first + rows {
-            self.fill(row, &mut batch)?;
+        let mut row = Row::new(self.seq_len);
+        for i in first..first + rows {
+            self.lay(self.rows.get(i).map_or(&[], Vec::as_slice), &mut row)?;
+            row.append(&self.open, i as u64, 0, &mut batch)?;
         }
         Ok(batch)
     }
@@ -155,27 +206,5 @@ impl HeldOut {
     /// All of it, `rows` rows at a time.
     pub fn batches(&self, rows: usize) -> impl Iterator<Item = Result<Batch>> + '_ {
         (0..self.rows.len()).step_by(rows.max(1)).map(move |first| self.batch(first, rows.max(1)))
-    }
-
-    /// The target of a piece's last input is the piece's own next token, not the first of the piece that follows it
-    /// in the row, so targets are copied beside the inputs.
-    fn fill(&self, row: usize, batch: &mut Batch) -> Result<()> {
-        let t = self.seq_len;
-        let (mut tokens, mut targets, mut weights) = (vec![0; t], vec![0; t], vec![0.0; t]);
-        let mut documents = Vec::new();
-        let mut used = 0;
-        for piece in self.rows.get(row).map_or(&[][..], Vec::as_slice) {
-            let places = used..used + piece.inputs;
-            documents.push(used as u32);
-            self.domain.corpus.read(piece.first, &mut tokens[places.clone()])?;
-            self.domain.corpus.read(piece.first + 1, &mut targets[places.clone()])?;
-            weights[places].fill(1.0);
-            used += piece.inputs;
-        }
-        if used < t {
-            documents.push(used as u32);
-        }
-        batch.push_row(row as u64, 0, &tokens, &targets, &weights, &documents);
-        Ok(())
     }
 }

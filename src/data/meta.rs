@@ -109,6 +109,13 @@ impl Meta {
         }
     }
 
+    /// The same tokenizer and meaning, for a corpus of other tokens.
+    pub(super) fn like(&self) -> Meta {
+        let mut meta = Meta::new(self.vocab, self.tokenizer.clone(), self.end_of_document);
+        meta.weights = self.weights.clone();
+        meta
+    }
+
     /// Reads and checks one file. Errors name it and what is wrong with it.
     pub fn read(path: &Path) -> Result<Meta> {
         let bad =

@@ -3,7 +3,9 @@
 //! Sample n goes to the domain with the largest deficit E_d(n + 1) − drawn_d, ties to the first, where E_d(n) is the
 //! sum of the weights of d (normalised to 1) over the samples before n, and only domains of positive weight compete.
 //! Every sample has the same number of tokens, so the mix is per token. The state is one counter per domain; weights
-//! change at the samples that the `Ledger` names and nowhere else. (Megatron's blend, made incremental.)
+//! change at the samples that the `Ledger` names and nowhere else.
+//!
+//! Megatron's blend, for its order, differs in one thing: the deficit is E_d(max(n, 1)) − drawn_d.
 
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -47,6 +49,7 @@ pub struct Snapshot {
 #[derive(Debug, Clone)]
 pub struct Mixture {
     names: Vec<String>,
+    megatron: bool,
     entries: Vec<Weights>,
     sample: u64,
     counts: Vec<u64>,
@@ -59,6 +62,8 @@ struct Weights {
     /// Expected draws of each domain before `first`, and its share from there on.
     before: Vec<f64>,
     share: Vec<f64>,
+    /// The domain that has all of it, if one has.
+    only: Option<usize>,
 }
 
 impl Mixture {
@@ -80,14 +85,28 @@ impl Mixture {
                 }
                 Some(last) => last.expected(first),
             };
-            entries.push(Weights { first, before, share: shares(entry, names)? });
+            entries.push(Weights::new(first, before, shares(entry, names)?));
         }
         if entries.is_empty() {
             return Err(Error::config(FILE, "mix", "there are no weights", "give each phase a mix"));
         }
+        Ok(Mixture::start(names, entries, false))
+    }
+
+    /// Megatron's blend of one mix. `share`: what its build of the indices is given, weights normalised twice.
+    pub fn megatron(names: &[String], share: Vec<f64>) -> Mixture {
+        Mixture::start(names, vec![Weights::new(0, vec![0.0; share.len()], share)], true)
+    }
+
+    fn start(names: &[String], entries: Vec<Weights>, megatron: bool) -> Mixture {
         let counts = vec![0; names.len()];
         let marks = BTreeMap::from([(0, counts.clone())]);
-        Ok(Mixture { names: names.to_vec(), entries, sample: 0, counts, marks })
+        Mixture { names: names.to_vec(), megatron, entries, sample: 0, counts, marks }
+    }
+
+    /// Whether a domain is ever drawn from.
+    pub fn draws(&self, domain: usize) -> bool {
+        self.entries.iter().any(|entry| entry.share[domain] > 0.0)
     }
 
     /// The sample that `draw` gives next.
@@ -98,9 +117,10 @@ impl Mixture {
     /// Domain of the next sample and how many of that domain came before it.
     pub fn draw(&mut self) -> (usize, u64) {
         let weights = self.weights_at(self.sample);
+        let clock = if self.megatron { self.sample.max(1) } else { self.sample + 1 };
         let mut best: Option<(usize, f64)> = None;
         for (d, &count) in self.counts.iter().enumerate() {
-            let deficit = weights.expected_of(d, self.sample + 1) - count as f64;
+            let deficit = weights.expected_of(d, clock) - count as f64;
             if weights.share[d] > 0.0 && best.is_none_or(|(_, most)| deficit > most) {
                 best = Some((d, deficit));
             }
@@ -115,14 +135,22 @@ impl Mixture {
         (domain, index)
     }
 
-    /// Makes `sample` the next one. Forward costs the samples between, back at most 4096 if it was passed before.
+    /// Makes `sample` the next one. Free where one domain has all the weight; elsewhere forward costs the samples
+    /// between, some nanoseconds each, and back at most 4096 of them if they were passed before.
     pub fn seek(&mut self, sample: u64) {
         let (&mark, counts) = self.marks.range(..=sample).next_back().expect("there is a mark at 0");
         if sample < self.sample || mark > self.sample {
             (self.sample, self.counts) = (mark, counts.clone());
         }
         while self.sample < sample {
-            self.draw();
+            let after = self.entries.partition_point(|entry| entry.first <= self.sample);
+            let Some(only) = self.entries[after - 1].only else {
+                self.draw();
+                continue;
+            };
+            let end = self.entries.get(after).map_or(sample, |next| next.first.min(sample));
+            self.counts[only] += end - self.sample;
+            self.sample = end;
         }
     }
 
@@ -184,6 +212,11 @@ impl Mixture {
 }
 
 impl Weights {
+    fn new(first: u64, before: Vec<f64>, share: Vec<f64>) -> Weights {
+        let mut drawn = (0..share.len()).filter(|&d| share[d] > 0.0);
+        let only = drawn.next().filter(|_| drawn.next().is_none());
+        Weights { first, before, share, only }
+    }
     fn expected_of(&self, domain: usize, sample: u64) -> f64 {
         self.before[domain] + self.share[domain] * (sample - self.first) as f64
     }
@@ -243,6 +276,43 @@ mod tests {
         )
         .unwrap();
         assert_eq!((0..4).map(|_| m.draw()).collect::<Vec<_>>(), [(0, 0), (1, 0), (2, 0), (0, 1)]);
+    }
+
+    #[test]
+    fn the_blend_of_megatron_draws_what_its_own_helpers_draw() {
+        // megatron-core 0.16.1: helpers.build_blending_indices
+        let cases = [([0.5, 0.25, 0.25], "01200120012001200120"), ([0.05, 0.9, 0.05], BLEND_UNEVEN)];
+        for (share, want) in cases {
+            let mut m = Mixture::megatron(&names(&["a", "b", "c"]), share.to_vec());
+            let draws: Vec<(usize, u64)> = (0..20).map(|_| m.draw()).collect();
+            let drawn: String = draws.iter().map(|(d, _)| d.to_string()).collect();
+            assert_eq!(drawn, want);
+            for (i, (d, index)) in draws.iter().enumerate() {
+                assert_eq!(*index, draws[..i].iter().filter(|(other, _)| other == d).count() as u64);
+            }
+        }
+    }
+    const BLEND_UNEVEN: &str = "10111112111111111111";
+
+    #[test]
+    fn samples_of_one_domain_are_not_counted_one_by_one() {
+        // 10^15 draws would not come back.
+        let mut m = Mixture::new(&two_entries(), &names(&["a", "b", "c"])).unwrap();
+        let mut alone = Ledger::constant(&[("b", 2.0), ("a", 0.0)]);
+        let far = 1_000_000_000_000_000;
+        alone.entries.push(Entry {
+            first_sample: far,
+            weights: vec![("a", 1.0), ("b", 3.0)].into_iter().map(|(n, w)| (n.into(), w)).collect(),
+        });
+        let mut one = Mixture::new(&alone, &names(&["a", "b", "c"])).unwrap();
+        for at in [far - 1, 0, far / 3, far] {
+            one.seek(at);
+            assert_eq!((one.sample(), &one.counts), (at, &vec![0, at, 0]));
+        }
+        assert_eq!(one.draw(), (1, far));
+        // With several domains the counts are those of drawing.
+        m.seek(5000);
+        assert_eq!(m.counts.iter().sum::<u64>(), 5000);
     }
 
     #[test]

@@ -4,8 +4,7 @@
 
 use crate::Result;
 use crate::device::attention::{Heads, Mask, backward, forward};
-use crate::device::gemm::Out;
-use crate::tape::{Back, Cost, Cx, Grads, Needs, Op, Shape, Slot};
+use crate::tape::{Back, Cost, Cx, Grads, Needs, Op, Shape};
 use crate::tensor::Tensor;
 use crate::with_dtype;
 
@@ -49,19 +48,18 @@ impl Op for Attention {
         ));
         Ok(())
     }
+    fn meta_backward(&self, cx: &Cx, x: &[Shape], b: &mut Back) -> Result<()> {
+        b.dx[0].put(cx.dev, x[0].empty(cx.dev));
+        Ok(())
+    }
     fn backward(&self, cx: &Cx, _: &mut Grads, b: &mut Back) -> Result<()> {
         let (qkv, o, lse, dy) = (b.x[0], b.y[0], b.y[1], &b.dy[0]);
         // The kernel stores; a gradient that is there already is added to afterwards.
-        let mut later = Slot::Empty;
-        let slot = if matches!(b.dx[0], Slot::Empty) { &mut b.dx[0] } else { &mut later };
-        let (dx, out) = slot.target(cx.dev, Shape::of(qkv));
-        assert_eq!(out, Out::Store);
+        let mut dx = Shape::of(qkv).empty(cx.dev);
         with_dtype!(qkv.dtype(), T => backward::<T>(
             cx.pool(), self.heads, &self.mask(cx), self.scale, qkv.data(), o.data(), lse.data(), dy.data(), dx.data_mut()
         ));
-        if let Slot::Total(dx) = later {
-            b.dx[0].put(cx.dev, dx);
-        }
+        b.dx[0].put(cx.dev, dx);
         Ok(())
     }
 }

@@ -1,17 +1,18 @@
 //! The corpora of a run, opened and checked, and the sampler of a phase.
 
 use super::step::MicroBatch;
-use crate::config::{Attention, Cursor, RunConfig};
-use crate::data::{self, Batch, Corpus, Domain, Entry, Ledger, Sampler};
+use crate::config::RunConfig;
+pub use crate::data::first_sample;
+use crate::data::{Batch, Cursor, Domain, Sampler};
 use crate::tape::Seq;
 use crate::{Error, Result};
-use std::sync::Arc;
 
 /// All corpora of the run file, in its order. Refuses a vocabulary that the model does not have.
 pub fn open(config: &RunConfig) -> Result<Vec<Domain>> {
     let mut domains: Vec<Domain> = vec![];
     for (name, d) in &config.data {
-        let corpus = Arc::new(Corpus::open(&d.path)?);
+        let domain = Domain::open(name, d)?;
+        let corpus = &domain.corpus;
         if corpus.vocab() as usize > config.model.vocab {
             return Err(Error::data(
                 &d.path,
@@ -36,36 +37,15 @@ pub fn open(config: &RunConfig) -> Result<Vec<Domain>> {
                 ));
             }
         }
-        domains.push(Domain { name: name.clone(), corpus, holdout: d.holdout, max_epochs: d.max_epochs });
+        domains.push(domain);
     }
     Ok(domains)
 }
 
-/// The first phase of those whose cursor goes on without a break to phase `phase`, and the samples before each.
-fn chain(config: &RunConfig, phase: usize) -> usize {
-    (1..=phase).rev().find(|&p| config.phases[p].cursor == Cursor::New).unwrap_or(0)
-}
-
-/// Samples that the cursor has passed when phase `phase` begins.
-pub fn first_sample(config: &RunConfig, phase: usize) -> u64 {
-    (chain(config, phase)..phase).map(|p| config.phases[p].steps * config.phases[p].global_batch as u64).sum()
-}
-
 /// The order of data in phase `phase`: a function of the run file and the seed.
 pub fn sampler(config: &RunConfig, domains: &[Domain], phase: usize) -> Result<Sampler> {
-    let first = chain(config, phase);
-    let end = (phase + 1..config.phases.len())
-        .find(|&p| config.phases[p].cursor == Cursor::New)
-        .unwrap_or(config.phases.len());
-    let entries = (first..end)
-        .map(|p| Entry { first_sample: first_sample(config, p), weights: config.phases[p].mix.clone() })
-        .collect();
+    let sampler = Sampler::open(&Cursor::of_phase(config, domains, phase)?, domains.to_vec())?;
     let p = &config.phases[phase];
-    let attention = match p.attention {
-        Attention::Document => data::Attention::Document,
-        Attention::Full => data::Attention::Full,
-    };
-    let sampler = Sampler::new(config.run.seed, p.seq_len, attention, domains.to_vec(), Ledger { entries })?;
     sampler.check_budget(first_sample(config, phase) + p.steps * p.global_batch as u64)?;
     Ok(sampler)
 }

@@ -1,7 +1,8 @@
 //! Batches drawn ahead of the step, by a thread of their own.
 //!
 //! The thread draws the updates of a phase in their order and hands them over a bounded channel, so what a run trains
-//! on does not depend on how fast either side is. What the step waits for is the time that `next` blocks.
+//! on does not depend on how fast either side is. With each update it asks whether the corpora's files are still as they
+//! were. What the step waits for is the time that `next` blocks.
 
 use super::corpora::Split;
 use super::step::MicroBatch;
@@ -33,6 +34,8 @@ impl Loader {
         let draw = move || {
             for i in 0..updates {
                 let drawn = split.draw(&mut sampler, first + i * global_batch as u64);
+                let unchanged = sampler.domains().try_for_each(|domain| domain.corpus.unchanged());
+                let drawn = drawn.and_then(|drawn| unchanged.map(|()| drawn));
                 let failed = drawn.is_err();
                 // Nobody listens any more when the phase ended early.
                 if give.send(drawn).is_err() || failed {

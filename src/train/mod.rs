@@ -1,4 +1,5 @@
-//! One update (`step`), what a rank holds for it (`replica`), and the loop over phases (`run`).
+//! One update (`step`), what a rank holds for it (`replica`), and the loop over phases (`run`); losses of a whole corpus
+//! (`score`).
 
 mod board;
 pub mod corpora;
@@ -12,6 +13,7 @@ pub mod rehearsal;
 pub mod replica;
 pub mod resume;
 pub mod run;
+pub mod score;
 pub mod signal;
 pub mod step;
 pub mod vote;

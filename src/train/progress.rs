@@ -94,7 +94,8 @@ pub fn count(x: f64) -> String {
     }
 }
 
-fn time(seconds: f64) -> String {
+/// 3700 as 1 h 01 min
+pub fn time(seconds: f64) -> String {
     match seconds as u64 {
         s if s >= 86400 => format!("{} d {} h", s / 86400, s / 3600 % 24),
         s if s >= 3600 => format!("{} h {:02} min", s / 3600, s / 60 % 60),

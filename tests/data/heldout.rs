@@ -65,7 +65,8 @@ fn no_token_is_both_trained_on_and_evaluated_and_all_others_are_trained_on() {
     let mut trained = vec![false; tokens.len()];
     for id in 0..windows {
         let sample = s.sample(id).unwrap();
-        let first = (0..windows as usize).find(|w| tokens[w * T..][..T + 1] == sample.tokens).unwrap() * T;
+        let text = [&sample.tokens[..], &sample.targets[T - 1..]].concat();
+        let first = (0..windows as usize).find(|w| tokens[w * T..][..T + 1] == text).unwrap() * T;
         for (t, &weight) in sample.weights.iter().enumerate() {
             trained[first + t + 1] |= weight != 0.0;
         }

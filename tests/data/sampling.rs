@@ -1,7 +1,7 @@
 //! Samples and batches against a direct reading of the corpus.
 
 use super::{corpus, domain, flat, varied};
-use espalier::data::{Attention, Batch, Domain, Entry, Ledger, Sampler};
+use espalier::data::{Attention, Batch, Domain, Entry, Ledger, Sample, Sampler};
 use std::collections::BTreeSet;
 
 const T: usize = 16;
@@ -15,6 +15,12 @@ fn two_phases() -> Ledger {
     let mut ledger = Ledger::constant(&[("web", 0.8), ("laws", 0.2)]);
     ledger.entries.push(second);
     ledger
+}
+
+/// The T + 1 tokens of a window.
+fn text(sample: &Sample) -> Vec<u32> {
+    assert_eq!(sample.tokens[1..], sample.targets[..T - 1]);
+    [&sample.tokens[..], &sample.targets[T - 1..]].concat()
 }
 
 /// The window a sample was cut from, found by its tokens.
@@ -35,7 +41,7 @@ fn an_epoch_reads_each_window_once_and_the_next_in_another_order() {
     let windows = s.windows(0);
     assert_eq!(windows, (corpus.tokens() - 1) / T as u64);
     let mut epoch = |e: u64| -> Vec<usize> {
-        (e * windows..(e + 1) * windows).map(|i| window(&tokens, &s.sample(i).unwrap().tokens)).collect()
+        (e * windows..(e + 1) * windows).map(|i| window(&tokens, &text(&s.sample(i).unwrap()))).collect()
     };
     let (first, second) = (epoch(0), epoch(1));
     for order in [&first, &second] {
@@ -61,7 +67,7 @@ fn weights_documents_and_positions_equal_a_token_by_token_reading() {
         let (mut held, mut edges) = (0, 0);
         for id in 0..s.windows(0) {
             let sample = s.sample(id).unwrap();
-            let first = window(&tokens, &sample.tokens) * T;
+            let first = window(&tokens, &text(&sample)) * T;
             let batch = s.batch(id, 1).unwrap();
             let mut start = 0;
             let mut starts = vec![0];
@@ -81,7 +87,7 @@ fn weights_documents_and_positions_equal_a_token_by_token_reading() {
             assert_eq!(sample.documents, starts);
             starts.push(T as u32);
             assert_eq!(batch.cu_seqlens, starts);
-            assert_eq!((&batch.tokens[..], &batch.targets[..]), (&sample.tokens[..T], &sample.tokens[1..]));
+            assert_eq!((&batch.tokens, &batch.targets), (&sample.tokens, &sample.targets));
             assert_eq!(batch.weights, sample.weights);
         }
         assert_eq!(held > 0, holdout > 0.0, "the case is not empty");
@@ -174,7 +180,13 @@ fn what_cannot_be_sampled_is_refused_by_name() {
     let (web, tiny) = (corpus(folder.path(), "web", &varied(80)), corpus(folder.path(), "tiny", &[T]));
     let ledger = Ledger::constant(&[("web", 1.0)]);
     let new = |domains| Sampler::new(1, T, Attention::Full, domains, ledger.clone()).map(drop).unwrap_err();
-    let error = new(vec![domain("web", &web, 0.0), domain("small", &tiny, 0.0)]);
+    let error = {
+        let both = Ledger::constant(&[("web", 1.0), ("small", 1e-9)]);
+        let domains = vec![domain("web", &web, 0.0), domain("small", &tiny, 0.0)];
+        // A corpus that is only evaluated may be shorter than a window.
+        Sampler::new(1, T, Attention::Full, domains.clone(), ledger.clone()).unwrap().batch(0, 9).unwrap();
+        Sampler::new(1, T, Attention::Full, domains, both).map(drop).unwrap_err()
+    };
     assert_eq!(error.exit_code(), 3);
     assert!(
         error.to_string().contains("corpus \"small\" has 16 tokens, fewer than seq_len + 1 = 17"),
@@ -186,8 +198,9 @@ fn what_cannot_be_sampled_is_refused_by_name() {
     }
     let error = new(vec![domain("web", &web, 0.0), domain("web", &web, 0.0)]).to_string();
     assert!(error.contains("two corpora of this name"), "{error}");
-    let mut s =
-        sampler(Attention::Full, vec![Domain { max_epochs: Some(2), ..domain("web", &web, 0.0) }], &ledger);
+    let mut twice = domain("web", &web, 0.0);
+    twice.max_epochs = Some(2);
+    let mut s = sampler(Attention::Full, vec![twice], &ledger);
     let most = 2 * s.windows(0);
     s.batch(most - 3, 3).unwrap();
     s.check_budget(most).unwrap();

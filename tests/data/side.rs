@@ -42,9 +42,9 @@ fn write_column(corpus: &Corpus, name: &str, dtype: SideType) {
     writer.finish(corpus.hash()).unwrap();
 }
 
-/// Value `i` of a stream: numbers that both types hold.
+/// Value `i` of a stream: numbers that both types hold, with a period that no block has.
 fn weight(i: u64) -> f32 {
-    (i * 37 % 256) as f32
+    (i * 37 % 251) as f32
 }
 
 fn write_stream(corpus: &Corpus, name: &str, dtype: SideType) {
@@ -378,4 +378,28 @@ fn no_cut_and_no_changed_byte_of_the_header_panics() {
             assert!(use_all().is_err(), "byte {at} xor {change}");
         }
     }
+}
+
+#[test]
+fn a_file_that_shrinks_or_is_replaced_in_use_is_an_error_with_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = web(folder.path());
+    write_stream(&corpus, "f16", SideType::F16);
+    write_column(&corpus, "utf8", SideType::Utf8);
+    let (stream, column) = (Stream::open(&corpus, "f16").unwrap(), Column::open(&corpus, "utf8").unwrap());
+    stream.unchanged().unwrap();
+    for end in ["stream.f16", "col.utf8"] {
+        fs::File::options().write(true).open(file(&corpus, end)).unwrap().set_len(0).unwrap();
+    }
+    let mut values = [0.0; 5];
+    let n = corpus.tokens();
+    for error in [
+        stream.read(n - 5, &mut values).unwrap_err(),
+        stream.verify().unwrap_err(),
+        stream.unchanged().unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("web.stream.f16") && error.exit_code() == 3, "{error}");
+    }
+    let error = column.get(2).unwrap_err();
+    assert!(error.to_string().contains("web.col.utf8"), "{error}");
 }

@@ -1,6 +1,6 @@
 //! `corpus build`: text to a corpus.
 
-use super::progress::Line;
+use super::progress::Rate;
 use crate::data::build::{Control, Format, Keys, Options, Summary, Wanted, build};
 use crate::data::tokenizer::{EndOfDocument, Spec};
 use crate::{Error, Result};
@@ -97,11 +97,11 @@ impl Build {
     pub fn run(self) -> Result<()> {
         let options = self.options()?;
         listen();
-        let mut line = Line::new();
+        let mut rate = Rate::new();
         let stop = || ASKED.load(SeqCst);
-        let control = Control { stop: &stop, show: &mut |progress| line.show(progress) };
+        let control = Control { stop: &stop, show: &mut |progress| rate.show(progress) };
         let result = build(&options, control);
-        line.end();
+        drop(rate);
         match result? {
             Some(summary) => {
                 self.report(&summary);

@@ -1,5 +1,6 @@
 //! `corpus compress`: PREFIX.bin to PREFIX.bin.zst.
 
+use super::progress::Progress;
 use crate::Result;
 use crate::data::compress_corpus;
 use std::path::PathBuf;
@@ -19,7 +20,10 @@ pub struct Compress {
 
 impl Compress {
     pub fn run(self) -> Result<()> {
-        let c = compress_corpus(&self.prefix, self.level, self.keep, None, &mut |_| {})?;
+        let mut bar = Progress::new("bytes");
+        let c =
+            compress_corpus(&self.prefix, self.level, self.keep, None, &mut |done, all| bar.at(done, all))?;
+        drop(bar);
         let share = 100.0 * c.after as f64 / c.before as f64;
         println!("{}: {} bytes of tokens in {} ({share:.1} %)", self.prefix.display(), c.before, c.after);
         Ok(())

@@ -1,10 +1,13 @@
-//! `corpus build|inspect|verify|sample|compress`
+//! `corpus build|inspect|verify|merge|split|sample|compress|adopt`
 
+mod adopt;
 mod build;
 mod compress;
 mod inspect;
+mod merge;
 mod progress;
 mod sample;
+mod split;
 mod verify;
 
 use crate::Result;
@@ -16,6 +19,9 @@ pub enum Corpus {
     Verify(verify::Verify),
     Sample(sample::Sample),
     Compress(compress::Compress),
+    Adopt(adopt::Adopt),
+    Merge(merge::Merge),
+    Split(split::Split),
 }
 
 impl Corpus {
@@ -26,6 +32,9 @@ impl Corpus {
             Corpus::Verify(c) => c.run(),
             Corpus::Sample(c) => c.run(),
             Corpus::Compress(c) => c.run(),
+            Corpus::Adopt(c) => c.run(),
+            Corpus::Merge(c) => c.run(),
+            Corpus::Split(c) => c.run(),
         }
     }
 }

@@ -1,44 +1,86 @@
-//! The line that says how far a build is: rewritten in place on a terminal, a new line now and then elsewhere.
+//! How far a command is: a line that is rewritten on a terminal, elsewhere a new line now and then, or nothing.
 
-use crate::data::build::Progress;
+use crate::data::build;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+/// A line on stderr. On a terminal it is gone when it is dropped.
 pub struct Line {
     terminal: bool,
-    began: Instant,
-    /// Bytes read when this process began.
-    first: Option<u64>,
+    /// Between two lines where there is no terminal.
+    plain: Option<Duration>,
+    begun: Instant,
     shown: Option<Instant>,
 }
 
 impl Line {
-    pub fn new() -> Line {
-        Line { terminal: std::io::stderr().is_terminal(), began: Instant::now(), first: None, shown: None }
+    pub fn new(plain: Option<Duration>) -> Line {
+        Line { terminal: std::io::stderr().is_terminal(), plain, begun: Instant::now(), shown: None }
     }
 
-    pub fn show(&mut self, p: &Progress) {
-        let first = *self.first.get_or_insert(p.read);
-        let every = Duration::from_millis(if self.terminal { 200 } else { 10_000 });
-        if self.shown.unwrap_or(self.began).elapsed() < every {
+    /// Shows what `text` makes of the seconds since the start, if it is time to.
+    pub fn show(&mut self, text: impl FnOnce(f64) -> String) {
+        let every = if self.terminal { Some(Duration::from_millis(200)) } else { self.plain };
+        let due = every.is_some_and(|every| self.shown.unwrap_or(self.begun).elapsed() >= every);
+        if !due {
             return;
         }
         self.shown = Some(Instant::now());
-        let text = text(p, first, self.began.elapsed().as_secs_f64());
-        let (before, after) = if self.terminal { ("\r", "\x1b[K") } else { ("", "\n") };
+        let text = text(self.begun.elapsed().as_secs_f64());
+        let (before, after) = if self.terminal { ("\r\x1b[K", "") } else { ("", "\n") };
         // Progress that nobody reads is no reason to fail.
         let _ = write!(std::io::stderr(), "{before}{text}{after}");
     }
+}
 
-    /// Leaves the terminal at a new line.
-    pub fn end(&mut self) {
+impl Drop for Line {
+    fn drop(&mut self) {
         if self.terminal && self.shown.is_some() {
             let _ = write!(std::io::stderr(), "\r\x1b[K");
         }
     }
 }
 
-fn text(p: &Progress, first: u64, seconds: f64) -> String {
+/// So much of all, on a terminal only.
+pub struct Progress {
+    unit: &'static str,
+    line: Line,
+}
+
+impl Progress {
+    pub fn new(unit: &'static str) -> Progress {
+        Progress { unit, line: Line::new(None) }
+    }
+
+    /// `done` of `all` so far; shown at most five times a second.
+    pub fn at(&mut self, done: u64, all: u64) {
+        self.line.show(|seconds| {
+            let left = seconds * (all.saturating_sub(done)) as f64 / done.max(1) as f64;
+            let share = 100.0 * done as f64 / all.max(1) as f64;
+            format!("{share:.1} % of {all} {}, {} left", self.unit, clock(left))
+        });
+    }
+}
+
+/// How far a build is.
+pub struct Rate {
+    line: Line,
+    /// Bytes read when this process began.
+    first: Option<u64>,
+}
+
+impl Rate {
+    pub fn new() -> Rate {
+        Rate { line: Line::new(Some(Duration::from_secs(10))), first: None }
+    }
+
+    pub fn show(&mut self, p: &build::Progress) {
+        let first = *self.first.get_or_insert(p.read);
+        self.line.show(|seconds| text(p, first, seconds));
+    }
+}
+
+fn text(p: &build::Progress, first: u64, seconds: f64) -> String {
     let share = 100.0 * p.read as f64 / p.total.max(1) as f64;
     let speed = p.text as f64 / 1e6 / seconds;
     let read = p.read.saturating_sub(first);
@@ -60,7 +102,7 @@ mod tests {
 
     #[test]
     fn the_line_says_share_speed_tokens_and_time_left() {
-        let p = Progress { read: 250, total: 1000, text: 50_000_000, tokens: 1_250_000, documents: 7 };
+        let p = build::Progress { read: 250, total: 1000, text: 50_000_000, tokens: 1_250_000, documents: 7 };
         assert_eq!(text(&p, 50, 10.0), " 25 %  5.0 MB/s  1.2 M tokens  0:38 left");
         assert_eq!(clock(7384.0), "2:03 h");
     }

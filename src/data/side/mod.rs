@@ -20,7 +20,6 @@
 //! refused. `open` checks the header, the sizes and the ends of the offsets, each access what it reads, `verify` all.
 
 mod header;
-mod map;
 mod out;
 mod read;
 mod write;
@@ -113,7 +112,15 @@ pub fn allowed(name: &str) -> bool {
     (1..=100).contains(&name.len()) && name.bytes().all(plain)
 }
 
-/// The file of a side stream or column.
+/// The file of a side stream.
+pub fn stream_path(prefix: &Path, name: &str) -> Result<PathBuf> {
+    path(prefix, Kind::Stream, name)
+}
+/// The file of a document column.
+pub fn column_path(prefix: &Path, name: &str) -> Result<PathBuf> {
+    path(prefix, Kind::Column, name)
+}
+
 fn path(prefix: &Path, kind: Kind, name: &str) -> Result<PathBuf> {
     if !allowed(name) {
         let problem = format!("{name:?} cannot name a {kind}");

@@ -1,9 +1,9 @@
 //! Side streams and document columns, mapped.
 
 use super::header::{HEADER, Header, Kind, REMEDY, SideType, damaged};
-use super::map::Map;
 use super::{Value, list, path};
 use crate::data::Corpus;
+use crate::data::store::{Access, Source};
 use crate::{Error, Result};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -40,7 +40,7 @@ impl Stream {
         let mut halves = [f16::ZERO; BLOCK / 2];
         for out in out.chunks_mut(BLOCK / item) {
             let bytes = &mut bytes[..out.len() * item];
-            self.0.map.read(at, bytes)?;
+            self.0.file.read_at(at, bytes)?;
             if item == 1 {
                 out.iter_mut().zip(bytes.iter()).for_each(|(o, b)| *o = f32::from(*b));
             } else {
@@ -52,6 +52,11 @@ impl Stream {
             at += bytes.len() as u64;
         }
         Ok(())
+    }
+
+    /// Whether the file is still the one that was opened: one `stat`.
+    pub fn unchanged(&self) -> Result<()> {
+        self.0.file.unchanged()
     }
 
     /// Reads everything and compares it with the checksum.
@@ -76,7 +81,7 @@ impl Column {
         side.check_range(doc, 1)?;
         let mut bytes = [0; 8];
         let item = self.side_type().bytes();
-        side.map.read(HEADER + doc * item, &mut bytes[..item as usize])?;
+        side.file.read_at(HEADER + doc * item, &mut bytes[..item as usize])?;
         let [a, b, c, d, ..] = bytes;
         Ok(match self.side_type() {
             SideType::U8 => Value::U8(a),
@@ -99,7 +104,7 @@ impl Column {
 
 /// What both are.
 struct Side {
-    map: Map,
+    file: Source,
     header: Header,
 }
 
@@ -109,13 +114,13 @@ impl Side {
         if !path.is_file() {
             return Err(Error::data(&path, "there is no such file", there_is(corpus.prefix(), kind)));
         }
-        let map = Map::open(&path)?;
+        let file = Source::open(&path, Access::Mapped)?;
         let bad = |offset, problem: String| Err(damaged(&path, offset, problem));
-        if map.len() < HEADER {
-            return bad(map.len(), format!("ends before its header of {HEADER} bytes does"));
+        if file.len() < HEADER {
+            return bad(file.len(), format!("ends before its header of {HEADER} bytes does"));
         }
         let mut bytes = [0; HEADER as usize];
-        map.read(0, &mut bytes)?;
+        file.read_at(0, &mut bytes)?;
         let header = Header::decode(&path, &bytes)?;
         if header.kind != kind {
             return bad(12, format!("is a {}, but its name is that of a {kind}", header.kind));
@@ -130,13 +135,13 @@ impl Side {
                 format!("has {} values for the corpus' {count} {}", header.count, kind.counted()),
             );
         }
-        let side = Side { map, header };
+        let side = Side { file, header };
         side.check_size()?;
         Ok(side)
     }
 
     fn path(&self) -> &Path {
-        &self.map.path
+        self.file.path()
     }
 
     /// Where the texts begin; where the values end.
@@ -147,7 +152,7 @@ impl Side {
     }
 
     fn check_size(&self) -> Result<()> {
-        let (length, Header { dtype, count, .. }) = (self.map.len(), self.header);
+        let (length, Header { dtype, count, .. }) = (self.file.len(), self.header);
         let bad = |offset, problem: String| Err(damaged(self.path(), offset, problem));
         let Some(end) = self.texts() else {
             return bad(24, format!("{count} values of type {dtype} overflow"));
@@ -161,7 +166,7 @@ impl Side {
         if end > length {
             return bad(24, format!("{count} texts need {end} bytes or more, not {length}"));
         }
-        let (first, last) = (self.map.u64(HEADER)?, self.map.u64(end - 8)?);
+        let (first, last) = (self.file.u64_at(HEADER)?, self.file.u64_at(end - 8)?);
         if first != 0 {
             return bad(HEADER, format!("the first text begins at {first}, not 0"));
         }
@@ -183,14 +188,14 @@ impl Side {
 
     fn text(&self, doc: u64) -> Result<String> {
         let at = HEADER + 8 * doc;
-        let (begin, end) = (self.map.u64(at)?, self.map.u64(at + 8)?);
+        let (begin, end) = (self.file.u64_at(at)?, self.file.u64_at(at + 8)?);
         let texts = HEADER + 8 * (self.header.count + 1);
-        if begin > end || end > self.map.len() - texts {
-            let problem = format!("text {doc} runs from {begin} to {end} of {}", self.map.len() - texts);
+        if begin > end || end > self.file.len() - texts {
+            let problem = format!("text {doc} runs from {begin} to {end} of {}", self.file.len() - texts);
             return Err(damaged(self.path(), at, problem));
         }
         let mut bytes = vec![0; (end - begin) as usize];
-        self.map.read(texts + begin, &mut bytes)?;
+        self.file.read_at(texts + begin, &mut bytes)?;
         String::from_utf8(bytes)
             .map_err(|e| damaged(self.path(), texts + begin, format!("text {doc} is not UTF-8: {e}")))
     }
@@ -199,9 +204,9 @@ impl Side {
         let mut hash = Xxh3::new();
         let mut bytes = vec![0; 1 << 20];
         let mut at = HEADER;
-        while at < self.map.len() {
-            let part = &mut bytes[..(self.map.len() - at).min(1 << 20) as usize];
-            self.map.read(at, part)?;
+        while at < self.file.len() {
+            let part = &mut bytes[..(self.file.len() - at).min(1 << 20) as usize];
+            self.file.read_at(at, part)?;
             hash.update(part);
             at += part.len() as u64;
         }

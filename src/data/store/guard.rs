@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Once, OnceLock};
 
 /// Ranges that can be guarded at once: the shards of a large adopted corpus, some corpora at a time.
-const SLOTS: usize = 1 << 13;
+const SLOTS: usize = 1 << 14;
 /// In `begin`: nobody's, and being set up or taken down. No mapping begins at either address.
 const FREE: usize = 0;
 const CLAIMED: usize = 1;
@@ -129,5 +129,34 @@ fn delegate(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc:
     } else {
         // SAFETY: as above, for a handler registered without SA_SIGINFO.
         unsafe { std::mem::transmute::<usize, extern "C" fn(libc::c_int)>(target)(signal) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use memmap2::Mmap;
+
+    #[test]
+    fn slots_are_used_again_and_a_new_guard_has_no_fault() {
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(3 << 12).expect("longer");
+        for round in 0..SLOTS + 100 {
+            // SAFETY: only read, and guarded while it is.
+            let map = unsafe { Mmap::map(&file) }.expect("mapped");
+            let begin = map.as_ptr() as usize;
+            let guard = Guard::new(begin..begin + map.len()).expect("a slot");
+            assert_eq!(guard.fault(), None);
+            if round % 1000 == 0 {
+                file.set_len(1 << 12).expect("shorter");
+                assert_eq!(std::hint::black_box(&map)[(2 << 12) + 5], 0);
+                assert_eq!(guard.fault(), Some((2 << 12) + 5));
+                // The range is now zeros from there to its end, and the file's before.
+                assert_eq!(std::hint::black_box(&map)[(2 << 12) + 6], 0);
+                file.set_len(3 << 12).expect("longer");
+            }
+            drop(guard);
+        }
+        assert!(USED.load(Ordering::Relaxed) < SLOTS, "slots are given back");
     }
 }

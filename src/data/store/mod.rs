@@ -4,10 +4,14 @@
 //! files the bytes that PREFIX.bin would have, and `Tokens` is either. `open` finds the files, `stage` copies them to the
 //! node first.
 
+mod adopt;
 mod compress;
+mod divide;
 mod frames;
 mod guard;
+mod join;
 mod open;
+mod output;
 mod parts;
 mod repack;
 mod source;
@@ -15,6 +19,9 @@ mod stage;
 mod table;
 mod tokens;
 
+pub use adopt::{Adopt, Adopted, adopt};
+pub use divide::{Share, split};
+pub use join::merge;
 pub(super) use open::{Form, describe, stage};
 pub use repack::{Compressed, compress_corpus};
 pub(super) use source::{Access, Source};

@@ -21,13 +21,13 @@ pub struct Compressed {
 
 /// Compresses a corpus with `threads` threads (None: one for each core); the same bytes for any number. The new file is
 /// read back and compared before .bin is removed; `keep` leaves it there. Files of other programs are never removed.
-/// `progress` gets the bytes read.
+/// `progress` gets the bytes read and those there are.
 pub fn compress_corpus(
     prefix: &Path,
     level: i32,
     keep: bool,
     threads: Option<usize>,
-    progress: &mut dyn FnMut(u64),
+    progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Compressed> {
     if !(1..=22).contains(&level) {
         return Err(Error::config(
@@ -50,7 +50,8 @@ pub fn compress_corpus(
     }
     let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let tokens = form.open(Access::Positioned)?;
-    let written = compress(&tokens, &temporary, FRAME, level, threads, progress)
+    let mut count = |read| progress(read, tokens.len());
+    let written = compress(&tokens, &temporary, FRAME, level, threads, &mut count)
         .and_then(|written| check(&temporary, written.xxh3, &meta, &tokens).map(|()| written));
     let written = match written {
         Ok(written) => written,

@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use xxhash_rust::xxh3::Xxh3;
 
 const CHANGED: &str = "files of a corpus must not change while they are read: restore it and resume";
 
@@ -114,6 +115,18 @@ impl Source {
         Ok(u32::from_le_bytes(bytes))
     }
 
+    /// XXH3 of the whole file.
+    pub fn checksum(&self) -> Result<u64> {
+        let mut hash = Xxh3::new();
+        let mut at = 0;
+        while at < self.len {
+            let count = (self.len - at).min(1 << 20);
+            self.with(at, count as usize, |bytes| hash.update(bytes))?;
+            at += count;
+        }
+        Ok(hash.digest())
+    }
+
     /// Whether the file's name still leads to the file that was opened, as it was then: one `stat`. A name that leads
     /// nowhere, or cannot be asked for, is no change: what was opened can still be read.
     pub fn unchanged(&self) -> Result<()> {
@@ -151,8 +164,12 @@ fn map(path: &Path, file: &File) -> Result<Bytes> {
     match Guard::new(begin..begin + map.len()) {
         Some(guard) => Ok(Bytes::Mapped(guard, map)),
         None => {
-            let problem = "too many files are mapped at once";
-            Err(Error::data(path, problem, "set io = \"pread\" for corpora of many parts"))
+            let problem = "too many files are mapped at once (16384)";
+            Err(Error::data(
+                path,
+                problem,
+                "adopt fewer files to a corpus, or give it tokens of its own with `espalier corpus compress`",
+            ))
         }
     }
 }

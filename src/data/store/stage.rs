@@ -134,3 +134,39 @@ fn copy(folder: &Path, piece: &Piece) -> Result<()> {
     to.sync_all().map_err(Error::io(&temporary, "write"))?;
     std::fs::rename(&temporary, &end).map_err(Error::io(&end, "rename"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_would_not_fit_is_refused_with_both_numbers() {
+        let folder = tempfile::tempdir().expect("a folder");
+        check_space(folder.path(), 1).expect("a byte is free");
+        let error = check_space(folder.path(), u64::MAX).expect_err("refused").to_string();
+        let want = "the copy of the corpus needs 18446744073709551615 bytes, and ";
+        assert!(
+            error.contains(want) && error.ends_with("set stage_dir to a larger disk or io = \"mmap\""),
+            "{error}"
+        );
+        let piece = Piece { from: folder.path().join("x"), offset: 0, len: 1 << 60, name: "bin".into() };
+        std::fs::write(&piece.from, b"x").expect("written");
+        let error = Staged::new(Some(folder.path()), 7, &[piece]).expect_err("refused").to_string();
+        assert!(
+            error.contains("-0000000000000007: the copy of the corpus needs 1152921504606846976"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_file_that_shrinks_while_it_is_copied_is_refused_and_the_copy_has_no_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let piece = Piece { from: folder.path().join("x"), offset: 1, len: 5, name: "bin".into() };
+        std::fs::write(&piece.from, b"four").expect("written");
+        let error = Staged::new(Some(folder.path()), 7, std::slice::from_ref(&piece)).expect_err("refused");
+        assert!(error.to_string().contains("/x: ends 2 bytes before the 5 from 1 do"), "{error}");
+        std::fs::write(&piece.from, b"longer").expect("written");
+        let staged = Staged::new(Some(folder.path()), 7, std::slice::from_ref(&piece)).expect("staged");
+        assert_eq!(std::fs::read(staged.path("bin")).expect("read"), b"onger");
+    }
+}

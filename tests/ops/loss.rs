@@ -1,0 +1,219 @@
+//! The loss in several chunks, on several ranks and of extreme logits.
+
+use super::rig::{close, product, ranks};
+use super::{tensor, values};
+use espalier::comm::{Comm, Solo};
+use espalier::device::{Category, DType, Device};
+use espalier::ops::loss::{Targets, Vocab, VocabGrads, cross_entropy, logits, meta_cross_entropy};
+use espalier::tape::Shape;
+use std::ops::Range;
+
+/// Most bytes of logits at a time.
+const CHUNK: usize = 128 << 20;
+
+/// A head of v rows for n tokens of width c, all values irregular.
+struct Problem {
+    n: usize,
+    c: usize,
+    v: usize,
+    h: Vec<f64>,
+    w: Vec<f64>,
+    b: Vec<f64>,
+    ids: Vec<u32>,
+    weights: Vec<f32>,
+}
+
+/// nll, dh, dw, db
+type Solved = [Vec<f64>; 4];
+
+impl Problem {
+    fn new(n: usize, c: usize, v: usize) -> Problem {
+        Problem {
+            n,
+            c,
+            v,
+            h: values("h", n * c),
+            w: values("w", v * c),
+            b: values("b", v),
+            ids: (0..n).map(|i| (i * 7 % v) as u32).collect(),
+            weights: (0..n).map(|i| [1.0, 0.0, 0.5][i % 3]).collect(),
+        }
+    }
+
+    /// What the rank that has these rows of the vocabulary computes.
+    fn solve(&self, tp: &dyn Comm, rows: Range<usize>, widest: usize, train: bool) -> Solved {
+        let (dev, c) = (Device::cpu(2), self.c);
+        let vocab = Vocab {
+            w: &self.w[rows.start * c..rows.end * c],
+            bias: Some(&self.b[rows.clone()]),
+            first: rows.start,
+            valid: rows.len(),
+            widest,
+        };
+        let targets = Targets { ids: &self.ids, weights: &self.weights, scale: 0.25 };
+        let (mut dw, mut db) = (vec![0.0; vocab.w.len()], vec![0.0; rows.len()]);
+        let (mut nll, mut dh) = (vec![9.0f32; self.n], tensor(&dev, self.n, c, &vec![9.0; self.n * c]));
+        let back = train.then(|| (VocabGrads { w: &mut dw, bias: Some(&mut db) }, &mut dh));
+        let h = tensor(&dev, self.n, c, &self.h);
+        cross_entropy::<f64>(&dev, tp, &h, vocab, targets, &mut nll, back).expect("a loss");
+        [nll.iter().map(|l| *l as f64).collect(), dh.to_f64(), dw, db]
+    }
+
+    fn logits(&self) -> Vec<f64> {
+        let mut l = product(&self.h, &self.w, self.c);
+        l.iter_mut().enumerate().for_each(|(i, l)| *l += self.b[i % self.v]);
+        l
+    }
+
+    /// By the textbook.
+    fn expected(&self) -> Solved {
+        let (c, v) = (self.c, self.v);
+        let [mut nll, mut dh, mut dw, mut db] = [self.n, self.n * c, v * c, v].map(|n| vec![0.0; n]);
+        for (i, l) in self.logits().chunks(v).enumerate() {
+            let most = l.iter().fold(f64::NEG_INFINITY, |m, l| m.max(*l));
+            let lse = most + l.iter().map(|l| (l - most).exp()).sum::<f64>().ln();
+            let (target, weight) = (self.ids[i] as usize, self.weights[i] as f64);
+            // It comes back in f32.
+            nll[i] = if weight == 0.0 { 0.0 } else { (lse - l[target]) as f32 as f64 };
+            for o in 0..v {
+                let dl = 0.25 * weight * ((l[o] - lse).exp() - f64::from(o == target));
+                db[o] += dl;
+                for k in 0..c {
+                    dh[i * c + k] += dl * self.w[o * c + k];
+                    dw[o * c + k] += dl * self.h[i * c + k];
+                }
+            }
+        }
+        [nll, dh, dw, db]
+    }
+}
+
+fn same(got: &Solved, want: &Solved) {
+    for (i, what) in ["nll", "dh", "dw", "db"].iter().enumerate() {
+        let scale = want[i].iter().fold(0.0f64, |m, x| m.max(x.abs()));
+        // nll is rounded to f32
+        let bound = if i == 0 { 1e-6 } else { 1e-12 } * scale;
+        assert_eq!(got[i].len(), want[i].len());
+        for (j, (a, b)) in got[i].iter().zip(&want[i]).enumerate() {
+            assert!((a - b).abs() <= bound, "{what}: value {j} is {a}, not {b}");
+        }
+    }
+}
+
+#[test]
+fn chunks_of_the_logits_give_the_loss_and_the_gradients_of_the_whole() {
+    let p = Problem::new(150, 5, 11);
+    // As if another rank had this many rows: three chunks of 64, 64 and 22 tokens.
+    for widest in [p.v, CHUNK] {
+        same(&p.solve(&Solo::new(), 0..p.v, widest, true), &p.expected());
+        assert_eq!(
+            p.solve(&Solo::new(), 0..p.v, widest, false)[0],
+            p.solve(&Solo::new(), 0..p.v, widest, true)[0]
+        );
+    }
+}
+
+#[test]
+fn logits_of_thousands_neither_overflow_nor_vanish() {
+    let mut p = Problem::new(24, 1, 11);
+    for (i, h) in p.h.iter_mut().enumerate() {
+        *h = if i % 2 == 0 { 5000.0 } else { -5000.0 };
+    }
+    p.w.iter_mut().enumerate().for_each(|(o, w)| *w = 1.0 + 1e-4 * o as f64);
+    let got = p.solve(&Solo::new(), 0..p.v, p.v, true);
+    assert!(got.iter().flatten().all(|x| x.is_finite()));
+    // The larger the logits, the fewer digits their differences have.
+    let want = p.expected();
+    for (a, b) in got.iter().flatten().zip(want.iter().flatten()) {
+        assert!((a - b).abs() <= 1e-6 * b.abs().max(1.0), "{a} is not {b}");
+    }
+}
+
+/// The rows of each rank.
+fn parts(borders: &[usize]) -> Vec<Range<usize>> {
+    borders.windows(2).map(|b| b[0]..b[1]).collect()
+}
+
+/// One part of three is empty, and targets lie on both sides of each border.
+#[test]
+fn a_vocabulary_over_ranks_gives_the_loss_the_gradients_and_the_logits_of_one_rank() {
+    let p = Problem::new(150, 5, 11);
+    let want = p.expected();
+    for borders in [&[0, 6, 11][..], &[0, 6, 11, 11]] {
+        let parts = parts(borders);
+        for widest in [6, CHUNK] {
+            let got = ranks(parts.len(), |tp| p.solve(tp, parts[tp.rank()].clone(), widest, true));
+            let joined = |i: usize| got.iter().flat_map(|g| g[i].clone()).collect::<Vec<_>>();
+            for rank in &got {
+                same(&[rank[0].clone(), rank[1].clone(), joined(2), joined(3)], &want);
+            }
+        }
+        let all = ranks(parts.len(), |tp| {
+            let (dev, rows) = (Device::cpu(2), parts[tp.rank()].clone());
+            let (w, bias) = (&p.w[rows.start * p.c..rows.end * p.c], Some(&p.b[rows.clone()]));
+            let vocab = Vocab { w, bias, first: rows.start, valid: rows.len(), widest: 6 };
+            logits::<f64>(&dev, tp, &tensor(&dev, p.n, p.c, &p.h), vocab, p.v).expect("logits").to_f64()
+        });
+        all.iter().for_each(|l| close("logits", l, &p.logits()));
+    }
+}
+
+#[test]
+fn logits_take_as_few_equal_chunks_as_their_limit_allows() {
+    // Tokens, rows of the vocabulary, bytes of a logit; tokens of a chunk.
+    let cases = [
+        (1000, 50304, DType::F32, 512),
+        (4096, 50304, DType::F32, 640),
+        (1000, 1000, DType::F32, 1000),
+        (1000, 50304, DType::F64, 256),
+        (2688, 12608, DType::Bf16, 1344),
+        (300, 1 << 30, DType::F32, 64),
+        (300, 0, DType::F32, 300),
+        (5, 11, DType::F64, 5),
+    ];
+    for (rows, widest, dtype, chunk) in cases {
+        let (dev, tp) = (Device::meta(), Solo::new());
+        let h = Shape { rows, cols: 1, dtype };
+        // As wide as the widest: a logit for each row.
+        meta_cross_entropy(&dev, &tp, h, (1, widest), false, None).expect("a loss");
+        // A buffer is a multiple of 64 bytes.
+        let bytes = (chunk * h.stat(1).dtype.bytes()).next_multiple_of(64);
+        let peak = dev.arena().used().peak[Category::Logits as usize];
+        assert_eq!(peak, bytes, "{rows} tokens and {widest} rows of {dtype}");
+    }
+}
+
+#[test]
+fn the_meta_device_takes_and_sends_what_the_loss_does() {
+    let p = Problem::new(150, 5, 11);
+    for borders in [&[0, 11][..], &[0, 6, 11], &[0, 6, 11, 11]] {
+        let parts = parts(borders);
+        for (widest, bias, train) in
+            [(6, true, true), (CHUNK, true, true), (CHUNK, false, true), (6, true, false)]
+        {
+            let real = ranks(parts.len(), |tp| {
+                let (dev, rows) = (Device::cpu(1), parts[tp.rank()].clone());
+                let w = &p.w[rows.start * p.c..rows.end * p.c];
+                let b = bias.then(|| &p.b[rows.clone()]);
+                let vocab = Vocab { w, bias: b, first: rows.start, valid: rows.len(), widest };
+                let targets = Targets { ids: &p.ids, weights: &p.weights, scale: 0.25 };
+                let (mut dw, mut db) = (vec![0.0; w.len()], vec![0.0; rows.len()]);
+                let h = tensor(&dev, p.n, p.c, &p.h);
+                let mut dh = Shape::of(&h).empty(&dev);
+                let bias = bias.then_some(&mut *db);
+                let back = train.then_some((VocabGrads { w: &mut dw, bias }, &mut dh));
+                let mut nll = vec![0.0; p.n];
+                cross_entropy::<f64>(&dev, tp, &h, vocab, targets, &mut nll, back).expect("a loss");
+                (dev.arena().used(), tp.traffic().bytes())
+            });
+            for (rank, real) in real.into_iter().enumerate() {
+                let (dev, tp) = (Device::meta(), Solo::pretend(rank, parts.len(), "tp"));
+                let h = Shape { rows: p.n, cols: p.c, dtype: DType::F64 };
+                let (_h, mut dh) = (h.empty(&dev), h.empty(&dev));
+                let part = (parts[rank].len(), widest);
+                meta_cross_entropy(&dev, &tp, h, part, bias, train.then_some(&mut dh)).expect("a loss");
+                assert_eq!((dev.arena().used(), tp.traffic().bytes()), real, "rank {rank} of {parts:?}");
+            }
+        }
+    }
+}
