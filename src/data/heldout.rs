@@ -47,10 +47,11 @@ impl HeldOut {
             let problem = format!("an evaluation of {max_tokens} tokens in windows of {seq_len}");
             return Err(Error::config("run file", "eval.tokens", problem, "both must be at least 1"));
         }
-        let (corpus, meta) = (&domain.corpus, domain.corpus.meta());
-        let tokenizer = Tokenizer::beside(corpus.prefix(), &meta.tokenizer, meta.end_of_document)?;
         // Of predictions that count more or less than 1 the bytes would mean little.
-        let byte_lengths = tokenizer.filter(|_| domain.weights.is_none()).and_then(|t| t.byte_lengths());
+        let byte_lengths = match (&domain.corpus, &domain.weights) {
+            (corpus, None) => Tokenizer::of(corpus)?.and_then(|t| t.byte_lengths()),
+            _ => None,
+        };
         let mut open = domain.clone();
         open.holdout = 0.0;
         let mut held = HeldOut {
@@ -182,7 +183,7 @@ impl HeldOut {
         self.tokens
     }
     /// Bytes of text among the predictions (ends of documents are predicted but are no text), for bits per byte;
-    /// known for the byte vocabulary and byte-level BPE, where all predictions count alike.
+    /// known for the byte vocabulary and byte-level BPE where all predictions count alike.
     pub fn bytes(&self) -> Option<u64> {
         self.bytes
     }

@@ -78,8 +78,8 @@ fn the_number_of_threads_and_the_packing_of_the_input_change_no_byte() {
     let (plain, packed) = (folder.path().join("plain"), folder.path().join("packed"));
     fs::create_dir_all(&plain).unwrap();
     fs::create_dir_all(&packed).unwrap();
-    let long = prose(30_000);
-    let lines: Vec<_> = prose(9000).lines().map(|l| serde_json::json!({ "text": l, "n": l.len() })).collect();
+    let long = prose(15_000);
+    let lines: Vec<_> = prose(2000).lines().map(|l| serde_json::json!({ "text": l, "n": l.len() })).collect();
     let lines = jsonl(&lines);
     let (a, b) = long.as_bytes().split_at(long.len() / 3);
     let (c, d) = lines.as_bytes().split_at(lines.len() / 2);
@@ -98,14 +98,14 @@ fn the_number_of_threads_and_the_packing_of_the_input_change_no_byte() {
         options.tokenizer = Spec::Gpt2;
         options.threads = threads;
         let summary = run(&options).unwrap();
-        assert_eq!((summary.files, summary.documents, summary.vocab), (3, 9002, 50257));
+        assert_eq!((summary.files, summary.documents, summary.vocab), (3, 2002, 50257));
         all.push(files(&out));
         if i == 0 {
             let corpus = Corpus::open(&out).unwrap();
             corpus.verify().unwrap();
             let texts = texts(&corpus);
             assert!(texts[0] == long, "a text of several chunks comes back whole");
-            assert_eq!((texts[1].as_str(), texts[9001].as_str()), (long.lines().next().unwrap(), "short"));
+            assert_eq!((texts[1].as_str(), texts[2001].as_str()), (long.lines().next().unwrap(), "short"));
             // One piece of text through the tokenizer gives the ids that the chunks gave.
             let (mut ids, range) = (Vec::new(), corpus.document_range(0).unwrap());
             Tokenizer::gpt2().unwrap().encoder().encode(&long, &mut ids).unwrap();
@@ -343,10 +343,10 @@ fn lines_are_lines_by_name_or_by_order() {
 
 /// A folder with input that takes a while, for builds by the program.
 pub fn slow_input(folder: &Path) -> Vec<PathBuf> {
-    let pairs: Vec<_> = prose(30_000)
+    let pairs: Vec<_> = prose(8000)
         .lines()
         .enumerate()
-        .map(|(i, l)| serde_json::json!({ "prompt": &l[..12], "completion": &l[12..], "n": i, "odd": i % 2 == 1 }))
+        .map(|(i, l)| serde_json::json!({ "prompt": &l[..7], "completion": &l[7..], "n": i, "odd": i % 2 == 1 }))
         .collect();
     let lines = jsonl(&pairs);
     fs::write(folder.join("a.jsonl"), &lines).unwrap();

@@ -1,7 +1,7 @@
 //! `corpus sample`: one document, one training sample, or the proof that samples repeat and skip nothing.
 
 use crate::config::{self, RunConfig};
-use crate::data::tokenizer::Tokenizer;
+use crate::data::tokenizer::text;
 use crate::data::{Attention, Corpus, Cursor, Domain, Ledger, Origin, Proof, Sample as Drawn, Sampler};
 use crate::{Error, Result};
 use serde_json::json;
@@ -278,12 +278,6 @@ fn spans(origin: &Origin, corpus: &Corpus) -> Result<Vec<Span>> {
 }
 
 /// Tokens as text, where the tokenizer is known.
-fn text(corpus: &Corpus, ids: &[u32]) -> Result<Option<String>> {
-    let meta = corpus.meta();
-    let tokenizer = Tokenizer::beside(corpus.prefix(), &meta.tokenizer, meta.end_of_document)?;
-    tokenizer.map(|t| t.decode(ids)).transpose()
-}
-
 fn spaced(ids: &[u32]) -> String {
     ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")
 }

@@ -27,7 +27,7 @@ pub struct Decoder<'a> {
 enum Way<'a> {
     Byte,
     /// Each id has its bytes.
-    Table(Bytes),
+    Table(&'a Bytes),
     /// The crate looks at neighbours (WordPiece, Unigram).
     Crate(Box<Stream<'a>>),
 }

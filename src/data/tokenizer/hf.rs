@@ -8,6 +8,7 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use serde_json::Value;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::OnceLock;
 use tokenizers::Tokenizer as Crate;
 use unicode_normalization_alignments::is_nfc_quick;
 use xxhash_rust::xxh3::xxh3_64;
@@ -16,6 +17,8 @@ pub(super) struct Hf {
     slow: Crate,
     fast: Option<ByteLevel>,
     added: Added,
+    /// Of each id; made when it is first asked for.
+    bytes: OnceLock<Option<Bytes>>,
     definition: String,
     parsed: Parsed,
     vocab: u32,
@@ -59,6 +62,7 @@ impl Hf {
             fast: ByteLevel::new(&value),
             added: Added::new(&value),
             parsed: Parsed::new(&value),
+            bytes: OnceLock::new(),
             definition: definition.into(),
             id: Id { kind, hash },
             slow,
@@ -129,10 +133,11 @@ impl Hf {
     }
 
     /// The bytes of each id, where the decoder is byte-level.
-    pub fn bytes(&self) -> Option<Bytes> {
-        if !self.parsed.byte_level {
-            return None;
-        }
+    pub fn bytes(&self) -> Option<&Bytes> {
+        self.bytes.get_or_init(|| self.parsed.byte_level.then(|| self.all_bytes())).as_ref()
+    }
+
+    fn all_bytes(&self) -> Bytes {
         let of_char = bytes_of_chars();
         let added = self.slow.get_added_tokens_decoder();
         let mut bytes = Bytes { all: Vec::new(), ends: Vec::with_capacity(self.vocab as usize) };
@@ -147,12 +152,12 @@ impl Hf {
             }
             bytes.ends.push(bytes.all.len());
         }
-        Some(bytes)
+        bytes
     }
 
     /// As `bytes`, where they add up to the text.
-    pub fn exact_bytes(&self) -> Option<Bytes> {
-        self.parsed.exact.then(|| self.bytes()).flatten()
+    pub fn exact_bytes(&self) -> Option<&Bytes> {
+        self.bytes().filter(|_| self.parsed.exact)
     }
 }
 

@@ -25,6 +25,7 @@ pub use load::fingerprint;
 pub use spec::Spec;
 pub use train::{Kind as TrainKind, train};
 
+use super::corpus::Corpus;
 use super::meta::{BYTE_END, BYTE_VOCAB, Tokenizer as Id, beside};
 use crate::{Error, Result};
 use std::path::Path;
@@ -123,6 +124,12 @@ impl Tokenizer {
         }
         tokenizer.end_at(end);
         Ok(Some(tokenizer))
+    }
+
+    /// The tokenizer of a corpus; None for one that came without a definition.
+    pub fn of(corpus: &Corpus) -> Result<Option<Tokenizer>> {
+        let meta = corpus.meta();
+        Tokenizer::beside(corpus.prefix(), &meta.tokenizer, meta.end_of_document)
     }
 
     /// Chooses the token that ends documents. `source` is what errors call the tokenizer.
@@ -239,7 +246,7 @@ impl Tokenizer {
 }
 
 /// The text of PREFIX.tokenizer.json; None for bytes, and where there is no such file.
-pub fn definition(corpus: &crate::data::Corpus) -> Result<Option<String>> {
+pub fn definition(corpus: &Corpus) -> Result<Option<String>> {
     let path = beside(corpus.prefix(), ".tokenizer.json");
     match std::fs::read_to_string(&path) {
         _ if corpus.meta().tokenizer == Id::byte() => Ok(None),
@@ -248,13 +255,18 @@ pub fn definition(corpus: &crate::data::Corpus) -> Result<Option<String>> {
     }
 }
 
-/// Text of ids of a corpus; the ids themselves where the corpus came without the definition of its tokenizer.
-pub fn text(corpus: &crate::data::Corpus, ids: &[u32]) -> Result<String> {
-    let meta = corpus.meta();
-    match Tokenizer::beside(corpus.prefix(), &meta.tokenizer, meta.end_of_document)? {
-        Some(tokenizer) => tokenizer.decode(ids),
-        None => Ok(ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")),
+/// Text of ids of a corpus, each end of a document as a line break. None where the corpus came without the definition
+/// of its tokenizer.
+pub fn text(corpus: &Corpus, ids: &[u32]) -> Result<Option<String>> {
+    let Some(tokenizer) = Tokenizer::of(corpus)? else { return Ok(None) };
+    let mut text = String::new();
+    for document in ids.split_inclusive(|&id| Some(id) == tokenizer.end) {
+        text += &tokenizer.decode(document)?;
+        if tokenizer.end.is_some() && document.last().copied() == tokenizer.end {
+            text.push('\n');
+        }
     }
+    Ok(Some(text))
 }
 
 /// A tokenizer and the words this thread saw lately.
