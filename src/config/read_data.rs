@@ -1,6 +1,6 @@
 //! `[data]`: the corpora of a run and how samples are made of them.
 
-use super::run::{DataConfig, Io, Order, Packing};
+use super::run::{DataConfig, Io, MEGATRON_SPLIT, Order, Packing};
 use super::table::Table;
 use crate::Result;
 use std::path::PathBuf;
@@ -61,15 +61,12 @@ fn corpus(c: &Table) -> Result<DataConfig> {
         let problem = "Megatron's order holds documents out by its split";
         return Err(c.error("holdout", problem, "set split = [949, 50, 1] instead"));
     }
-    if io != Io::Mmap {
-        return Err(c.not_built("io", "reading without mapping", "use \"mmap\""));
-    }
     Ok(DataConfig {
         path,
         order,
         packing,
         pack_group: pack_group.unwrap_or(PACK_GROUP),
-        split,
+        split: split.or((order == Order::Megatron).then_some(MEGATRON_SPLIT)),
         io,
         stage_dir,
         weights,

@@ -1,6 +1,7 @@
 //! `corpus sample`: one document, one training sample, or the proof that samples repeat and skip nothing.
 
-use crate::config::{self, RunConfig};
+use crate::config::{self, DataConfig, Io, RunConfig};
+use crate::data::tokenizer::Tokenizer;
 use crate::data::{Attention, Corpus, Cursor, Domain, Ledger, Origin, Proof, Sample as Drawn, Sampler};
 use crate::{Error, Result};
 use serde_json::json;
@@ -110,7 +111,7 @@ impl Sample {
         let range = c.document_range(document)?;
         let mut ids = vec![0; (range.end - range.start) as usize];
         c.read(range.start, &mut ids)?;
-        match (self.json, text(&c, &ids)) {
+        match (self.json, text(&c, &ids)?) {
             (true, text) => {
                 println!(
                     "{:#}",
@@ -134,13 +135,13 @@ impl Sample {
             })?,
         };
         let domains: Vec<Domain> =
-            config.data.iter().map(|(n, d)| Domain::open(n, d)).collect::<Result<_>>()?;
+            config.data.iter().map(|(n, d)| Domain::open(n, &in_place(d))).collect::<Result<_>>()?;
         Sampler::open(&Cursor::of_phase(&config, &domains, phase)?, domains)
     }
 
     fn print_sample(&self, sample: &Drawn, domain: &Domain) -> Result<()> {
         let spans = spans(&sample.origin, &domain.corpus)?;
-        let text = text(&domain.corpus, &sample.tokens);
+        let text = text(&domain.corpus, &sample.tokens)?;
         if self.json {
             let mut row = serde_json::to_value(sample).expect("plain data");
             row["corpus"] = json!(domain.name);
@@ -204,6 +205,11 @@ impl Sample {
             }
         }
     }
+}
+
+/// One sample is no reason to copy a corpus.
+fn in_place(d: &DataConfig) -> DataConfig {
+    DataConfig { io: if d.io == Io::Stage { Io::Mmap } else { d.io }, ..d.clone() }
 }
 
 impl Settings {
@@ -276,9 +282,21 @@ fn spans(origin: &Origin, corpus: &Corpus) -> Result<Vec<Span>> {
     Ok(spans)
 }
 
-/// Tokens as text, where the tokenizer is known.
-fn text(corpus: &Corpus, ids: &[u32]) -> Option<String> {
-    (corpus.meta().tokenizer.kind == "byte").then(|| crate::cmd::generate::text(ids))
+/// Tokens as text, where the corpus has its tokenizer beside it; the ends of documents as blank lines.
+fn text(corpus: &Corpus, ids: &[u32]) -> Result<Option<String>> {
+    let meta = corpus.meta();
+    let tokenizer = Tokenizer::beside(corpus.prefix(), &meta.tokenizer, meta.end_of_document)?;
+    let Some(tokenizer) = tokenizer else { return Ok(None) };
+    let (mut text, mut decoder) = (String::new(), tokenizer.decoder());
+    for &id in ids {
+        text += &decoder.push(id)?;
+        if meta.end_of_document == Some(id) {
+            text += &decoder.finish();
+            text.push('\n');
+        }
+    }
+    text += &decoder.finish();
+    Ok(Some(text))
 }
 
 fn spaced(ids: &[u32]) -> String {
