@@ -257,6 +257,14 @@ fn a_resume_may_change_only_what_leaves_the_run_the_same() {
         let got = resume(&[set]).unwrap_err();
         assert!(got.contains(part), "{got}");
     }
+    // Megatron's order is another one for a longer run.
+    let megatron = |name: &str| format!("data.{name}={{ path = \"data/{name}\", order = \"megatron\" }}");
+    let (web, laws) = (megatron("web"), megatron("laws"));
+    let old = parse(FULL, &[&web, &laws]).unwrap();
+    parse(FULL, &[&web, &laws, "eval.tokens=10"]).unwrap().check_resume(&old).unwrap();
+    let longer = parse(FULL, &[&web, &laws, "phase.1.tokens=60_000_000"]).unwrap();
+    let got = longer.check_resume(&old).unwrap_err().to_string();
+    assert!(got.contains("phase.1.tokens: Megatron's order depends on the length of the run"), "{got}");
 }
 
 #[test]

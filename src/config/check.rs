@@ -76,7 +76,7 @@ impl RunConfig {
     }
 
     /// Whether a run started as `old` may go on as this: only parallel, device, eval, checkpoint cadence, run.dir
-    /// and a larger budget of the last phase may differ.
+    /// and a larger budget of the last phase may differ, the last not in Megatron's order.
     pub fn check_resume(&self, old: &RunConfig) -> Result<()> {
         let (new, old) = (self.lines(), old.lines());
         let last = format!("phase.{}", self.phases.len().saturating_sub(1));
@@ -88,6 +88,14 @@ impl RunConfig {
             let then = find(&old, &line.table, &line.key);
             let tokens = |v: &Option<String>| v.as_ref().and_then(|v| v.parse::<u64>().ok());
             let longer = line.table == last && line.key == "tokens" && tokens(&now) >= tokens(&then);
+            if now != then && longer && self.ends_in_megatrons_order() {
+                return Err(Error::config(
+                    &self.source_file,
+                    super::keys::join(&line.table, &line.key),
+                    "Megatron's order depends on the length of the run, so a longer one has read other samples so far",
+                    "change it back, or start a new run.dir with init = \"ckpt:PATH\"",
+                ));
+            }
             if now != then && !longer {
                 let none = || "absent".to_string();
                 let (now, then) = (now.unwrap_or_else(none), then.unwrap_or_else(none));
@@ -100,6 +108,11 @@ impl RunConfig {
             }
         }
         Ok(())
+    }
+
+    fn ends_in_megatrons_order(&self) -> bool {
+        let megatron = |name: &str| self.data.iter().any(|(n, d)| n == name && d.order == Order::Megatron);
+        self.phases.last().is_some_and(|p| p.mix.iter().any(|(name, weight)| *weight > 0.0 && megatron(name)))
     }
 }
 

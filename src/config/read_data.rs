@@ -1,6 +1,6 @@
 //! `[data]`: the corpora of a run and how samples are made of them.
 
-use super::run::{DataConfig, Io, Order, Packing};
+use super::run::{DataConfig, Io, MEGATRON_SPLIT, Order, Packing};
 use super::table::Table;
 use crate::Result;
 use std::path::PathBuf;
@@ -66,7 +66,7 @@ fn corpus(c: &Table) -> Result<DataConfig> {
         order,
         packing,
         pack_group: pack_group.unwrap_or(PACK_GROUP),
-        split,
+        split: split.or((order == Order::Megatron).then_some(MEGATRON_SPLIT)),
         io,
         stage_dir,
         weights,

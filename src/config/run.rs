@@ -101,6 +101,9 @@ pub enum Attention {
     Full,
 }
 
+/// Megatron-LM's own default, `--split 969,30,1`.
+pub const MEGATRON_SPLIT: [f64; 3] = [969.0, 30.0, 1.0];
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataConfig {
     /// Prefix of .bin or .bin.zst, .idx, .json.

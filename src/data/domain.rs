@@ -4,13 +4,16 @@ use super::corpus::Corpus;
 use super::megatron::{Arrays, Key, Size, blend};
 use super::packing::OneDoc;
 use super::side::Stream;
-use crate::config::{DataConfig, Order, Packing};
+use crate::config::{DataConfig, MEGATRON_SPLIT, Order, Packing};
 use crate::{Error, Result};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Megatron's arrays of all corpora of a run may take this much memory.
 pub(super) const MOST_BYTES: u64 = 8 << 30;
+
+/// Entries of the index that are read at once.
+pub(super) const BLOCK: usize = 1 << 12;
 
 #[derive(Clone)]
 pub struct Domain {
@@ -64,13 +67,14 @@ impl Domain {
             order: Order::Stream,
             packing: Packing::Window,
             pack_group: 64,
-            split: blend::DEFAULT_SPLIT,
+            split: MEGATRON_SPLIT,
             weights: None,
             shared: Arc::default(),
         }
     }
 
-    /// As the run file has it. Errors: a corpus or side stream that is missing or damaged.
+    /// As the run file has it; with `io = "stage"` the corpus is copied first. Errors: a corpus or side stream that is
+    /// missing or damaged.
     pub fn open(name: &str, config: &DataConfig) -> Result<Domain> {
         let corpus = Arc::new(Corpus::open_with(&config.path, config.io, config.stage_dir.as_deref())?);
         let stream =
@@ -82,7 +86,7 @@ impl Domain {
             order: config.order,
             packing: config.packing,
             pack_group: config.pack_group,
-            split: config.split.unwrap_or(blend::DEFAULT_SPLIT),
+            split: config.split.unwrap_or(MEGATRON_SPLIT),
             weights,
             ..Domain::new(name, corpus)
         })
@@ -115,12 +119,13 @@ impl Domain {
             return Err(self.too_large(&format!("an index of {count} sequences")));
         }
         let mut of = Vec::with_capacity(count as usize);
-        let mut tokens = 0;
-        for sequence in sequences.clone() {
-            let range = self.corpus.sequence_range(sequence)?;
-            tokens += range.end - range.start;
-            of.push((range.end - range.start) as u32);
+        let mut block = vec![0; BLOCK.min(count as usize)];
+        while (of.len() as u64) < count {
+            let some = &mut block[..(count as usize - of.len()).min(BLOCK)];
+            self.corpus.sequence_lengths(sequences.start + of.len() as u64, some)?;
+            of.extend(some.iter().map(|&length| length as u32));
         }
+        let tokens: u64 = of.iter().map(|&length| u64::from(length)).sum();
         if tokens < 2 {
             let problem = format!(
                 "the training part of corpus \"{}\", {count} sequences, has {tokens} tokens",

@@ -34,7 +34,8 @@ impl HeldOut {
     pub fn new(domain: &Domain, seq_len: usize, max_tokens: u64) -> Result<HeldOut> {
         let key = |end: &str| format!("data.{}.{end}", domain.name);
         let split = domain.order == config::Order::Megatron && domain.holdout < 1.0;
-        if !split && !(domain.holdout > 0.0 && domain.holdout <= 1.0) {
+        let by_hash = domain.holdout > 0.0 && domain.holdout <= 1.0;
+        if !split && !by_hash {
             let problem = format!("it is {}, which leaves nothing to evaluate", domain.holdout);
             return Err(Error::config(
                 "run file",

@@ -129,7 +129,7 @@ impl DryRun {
     /// Errors are those that `train` would end with before its first update.
     pub fn new(config: &RunConfig, launch: &Launch) -> Result<DryRun> {
         check(config, launch)?;
-        let domains = corpora::open(config)?;
+        let domains = corpora::look(config)?;
         let held = held_out(config, &domains)?;
         let (tp, dp) = (config.parallel.tp, launch.ranks / config.parallel.tp);
         let threads = launch.threads_per_rank();

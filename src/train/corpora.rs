@@ -1,7 +1,7 @@
 //! The corpora of a run, opened and checked, and the sampler of a phase.
 
 use super::step::MicroBatch;
-use crate::config::RunConfig;
+use crate::config::{DataConfig, Io, RunConfig};
 pub use crate::data::first_sample;
 use crate::data::{Batch, Cursor, Domain, Sampler};
 use crate::tape::Seq;
@@ -9,9 +9,18 @@ use crate::{Error, Result};
 
 /// All corpora of the run file, in its order. Refuses a vocabulary that the model does not have.
 pub fn open(config: &RunConfig) -> Result<Vec<Domain>> {
+    open_as(config, |d| d.clone())
+}
+
+/// The same without copies of those that `io = "stage"` copies: for a look that reads little.
+pub fn look(config: &RunConfig) -> Result<Vec<Domain>> {
+    open_as(config, |d| DataConfig { io: Io::Mmap, ..d.clone() })
+}
+
+fn open_as(config: &RunConfig, as_is: impl Fn(&DataConfig) -> DataConfig) -> Result<Vec<Domain>> {
     let mut domains: Vec<Domain> = vec![];
     for (name, d) in &config.data {
-        let domain = Domain::open(name, d)?;
+        let domain = Domain::open(name, &as_is(d))?;
         let corpus = &domain.corpus;
         if corpus.vocab() as usize > config.model.vocab {
             return Err(Error::data(

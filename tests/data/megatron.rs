@@ -36,6 +36,7 @@ pub fn describe(prefix: &Path, vocab: u32, documents: u64) -> Arc<Corpus> {
     meta["documents"] = json!(documents);
     meta["bin_xxh3"] = json!(format!("{:016x}", xxh3_64(&bin)));
     meta["idx_xxh3"] = json!(format!("{:016x}", xxh3_64(&fs::read(idx).unwrap())));
+    meta.as_object_mut().unwrap().remove("sampled_xxh3");
     fs::write(json(prefix), meta.to_string()).unwrap();
     Arc::new(Corpus::open(prefix).unwrap())
 }

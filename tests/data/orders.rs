@@ -333,6 +333,9 @@ fn another_corpus_in_the_mix_leaves_the_first_ones_order_as_it_is() {
             count += 1;
         }
         assert_eq!(count, 210);
+        // Nor do two corpora share an order.
+        let mut other = alone(&packed("other", &web, packing, 8), 16, Attention::Document);
+        assert!((0..20).any(|id| other.origin(id).unwrap() != one.origin(id).unwrap()));
     }
 }
 

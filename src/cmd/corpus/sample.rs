@@ -1,6 +1,6 @@
 //! `corpus sample`: one document, one training sample, or the proof that samples repeat and skip nothing.
 
-use crate::config::{self, RunConfig};
+use crate::config::{self, DataConfig, Io, RunConfig};
 use crate::data::tokenizer::text;
 use crate::data::{Attention, Corpus, Cursor, Domain, Ledger, Origin, Proof, Sample as Drawn, Sampler};
 use crate::{Error, Result};
@@ -135,7 +135,7 @@ impl Sample {
             })?,
         };
         let domains: Vec<Domain> =
-            config.data.iter().map(|(n, d)| Domain::open(n, d)).collect::<Result<_>>()?;
+            config.data.iter().map(|(n, d)| Domain::open(n, &in_place(d))).collect::<Result<_>>()?;
         Sampler::open(&Cursor::of_phase(&config, &domains, phase)?, domains)
     }
 
@@ -205,6 +205,11 @@ impl Sample {
             }
         }
     }
+}
+
+/// One sample is no reason to copy a corpus.
+fn in_place(d: &DataConfig) -> DataConfig {
+    DataConfig { io: if d.io == Io::Stage { Io::Mmap } else { d.io }, ..d.clone() }
 }
 
 impl Settings {
@@ -277,7 +282,6 @@ fn spans(origin: &Origin, corpus: &Corpus) -> Result<Vec<Span>> {
     Ok(spans)
 }
 
-/// Tokens as text, where the tokenizer is known.
 fn spaced(ids: &[u32]) -> String {
     ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")
 }

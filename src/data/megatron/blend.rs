@@ -4,8 +4,6 @@
 
 use std::ops::Range;
 
-/// Megatron's own default, for runs that state none: `--split 969,30,1`.
-pub const DEFAULT_SPLIT: [f64; 3] = [969.0, 30.0, 1.0];
 /// Samples a corpus of a blend is built for beyond its share of the run.
 const SURPLUS: f64 = 0.005;
 

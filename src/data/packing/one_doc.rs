@@ -4,6 +4,7 @@
 //! numbers are kept and row j is found by counting those before it.
 
 use crate::data::Corpus;
+use crate::data::domain::BLOCK;
 use crate::{Error, Result};
 
 /// Most documents without a row: 1 GiB of numbers.
@@ -27,25 +28,33 @@ impl OneDoc {
     /// Reads the whole index of the corpus.
     pub fn new(corpus: &Corpus, seq_len: usize) -> Result<OneDoc> {
         let mut one = OneDoc { rows: 0, short: Vec::new(), cut: 0, kept: 0, lost: 0 };
-        for doc in 0..corpus.documents() {
-            let range = corpus.document_range(doc)?;
-            let tokens = range.end - range.start;
-            if tokens < 2 {
-                one.short.push(doc);
-                if one.short.len() > MOST {
-                    let problem = format!("more than {MOST} documents have fewer than two tokens");
-                    let remedy = "set packing = \"best-fit\" or build the corpus without them";
-                    return Err(Error::data(corpus.prefix(), problem, remedy));
-                }
-                continue;
+        let mut starts = vec![0; BLOCK + 1];
+        for first in (0..corpus.documents()).step_by(BLOCK) {
+            let count = (corpus.documents() - first).min(BLOCK as u64) as usize;
+            corpus.document_starts(first, &mut starts[..=count])?;
+            for (doc, ends) in (first..).zip(starts[..=count].windows(2)) {
+                one.add(corpus, doc, ends[1] - ends[0], seq_len as u64)?;
             }
-            one.rows += 1;
-            let lost = (tokens - 1).saturating_sub(seq_len as u64);
-            one.cut += u64::from(lost > 0);
-            one.kept += tokens - 1 - lost;
-            one.lost += lost;
         }
         Ok(one)
+    }
+
+    fn add(&mut self, corpus: &Corpus, doc: u64, tokens: u64, seq_len: u64) -> Result<()> {
+        if tokens >= 2 {
+            let lost = (tokens - 1).saturating_sub(seq_len);
+            self.rows += 1;
+            self.cut += u64::from(lost > 0);
+            self.kept += tokens - 1 - lost;
+            self.lost += lost;
+            return Ok(());
+        }
+        self.short.push(doc);
+        if self.short.len() > MOST {
+            let problem = format!("more than {MOST} documents have fewer than two tokens");
+            let remedy = "set packing = \"best-fit\" or build the corpus without them";
+            return Err(Error::data(corpus.prefix(), problem, remedy));
+        }
+        Ok(())
     }
 
     pub fn rows(&self) -> u64 {

@@ -255,17 +255,19 @@ pub fn definition(corpus: &Corpus) -> Result<Option<String>> {
     }
 }
 
-/// Text of ids of a corpus, each end of a document as a line break. None where the corpus came without the definition
-/// of its tokenizer.
+/// Tokens as text, where the corpus has its tokenizer beside it; the ends of documents as blank lines.
 pub fn text(corpus: &Corpus, ids: &[u32]) -> Result<Option<String>> {
+    let meta = corpus.meta();
     let Some(tokenizer) = Tokenizer::of(corpus)? else { return Ok(None) };
-    let mut text = String::new();
-    for document in ids.split_inclusive(|&id| Some(id) == tokenizer.end) {
-        text += &tokenizer.decode(document)?;
-        if tokenizer.end.is_some() && document.last().copied() == tokenizer.end {
+    let (mut text, mut decoder) = (String::new(), tokenizer.decoder());
+    for &id in ids {
+        text += &decoder.push(id)?;
+        if meta.end_of_document == Some(id) {
+            text += &decoder.finish();
             text.push('\n');
         }
     }
+    text += &decoder.finish();
     Ok(Some(text))
 }
 
