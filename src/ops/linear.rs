@@ -104,9 +104,6 @@ impl Op for RowLinear {
     fn cost(&self, x: &[Shape]) -> Cost {
         product_cost(x[0].rows, self.w, x[0].dtype.bytes())
     }
-    fn passes(&self) -> Option<(usize, usize)> {
-        Some((1, 0))
-    }
     fn forward(&self, cx: &Cx, x: &[&Tensor], y: &mut [Tensor]) -> Result<()> {
         with_dtype!(x[0].dtype(), T => {
             let (w, n, cols) = (weight::<T>(cx, self.w), x[0].rows(), self.w.rows);

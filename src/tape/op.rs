@@ -118,23 +118,14 @@ pub trait Op: Send {
         let moved = x.iter().chain(&self.outputs(x)).map(|s| s.bytes()).sum::<usize>();
         Cost { flops: 0.0, bytes: moved as f64 }
     }
-    /// `Some((i, j))`: dx[i] is dy[j] itself, moved.
-    fn passes(&self) -> Option<(usize, usize)> {
-        None
-    }
     /// What `forward` does on the Meta device: its collectives and its workspace, in the same order.
     fn meta_forward(&self, _cx: &Cx, _y: &mut [Tensor]) -> Result<()> {
         Ok(())
     }
     /// The same for `backward`; without collectives and workspace, only the gradients of the inputs come to exist.
     fn meta_backward(&self, cx: &Cx, x: &[Shape], b: &mut Back) -> Result<()> {
-        let passed = self.passes();
-        for (i, shape) in x.iter().enumerate().filter(|(i, _)| passed.is_none_or(|(to, _)| to != *i)) {
+        for (i, shape) in x.iter().enumerate() {
             b.dx[i].target(cx.dev, *shape);
-        }
-        if let Some((to, from)) = passed {
-            let dy = std::mem::take(&mut b.dy[from]);
-            b.dx[to].put(cx.dev, dy);
         }
         Ok(())
     }
