@@ -30,6 +30,9 @@ pub enum Error {
     /// The run was asked to stop and has written a checkpoint.
     #[error("stopped at step {step} as asked; the same command resumes")]
     Requeue { step: u64 },
+    /// Work other than a run was asked to stop and has left what it needs to go on.
+    #[error("{what} stopped as asked; the same command goes on")]
+    Stopped { what: String },
 }
 
 impl Error {
@@ -78,7 +81,7 @@ impl Error {
             Error::RankLost { .. } => 5,
             Error::Numerics { .. } => 6,
             Error::Io { .. } => 3,
-            Error::Requeue { .. } => 75,
+            Error::Requeue { .. } | Error::Stopped { .. } => 75,
         }
     }
 }

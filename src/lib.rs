@@ -5,7 +5,7 @@
 //! is (out, in).
 //!
 //! A module may use only modules of its own layer or below (`tests/layers.rs`):
-//! `cmd` > `plan` > `train` > `run` `hf` > `checkpoint` `data` `optim` > `model` > `params` > `ops` > `tape` > `comm` >
+//! `cmd` > `plan` `report` > `train` > `run` `hf` > `checkpoint` `data` `optim` > `model` > `params` > `ops` > `tape` > `comm` >
 //! `tensor` `device` > `config` `rng` `error`.
 
 pub mod checkpoint;
@@ -21,6 +21,7 @@ pub mod ops;
 pub mod optim;
 pub mod params;
 pub mod plan;
+pub mod report;
 pub mod rng;
 pub mod tape;
 pub mod tensor;

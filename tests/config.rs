@@ -281,6 +281,14 @@ fn presets_have_the_published_parameter_counts() {
         ("qwen3-0.6b", 596_049_920),
         ("bert-base", 109_514_298), // with the masked-language head, whose decoder is tied
         ("bert-tiny", 4_416_698),
+        // As transformers 5.23 counts its own models of these shapes.
+        ("gpt3-xl", 1_315_723_264),
+        ("cerebras-gpt-111m", 111_050_496),
+        ("llama-3-70b", 70_553_706_496),
+        ("qwen2.5-1.5b", 1_543_714_304),
+        ("qwen2.5-7b", 7_615_616_512),
+        ("qwen3-1.7b", 1_720_574_976),
+        ("bert-large", 335_174_458),
         // Counted from the layers' shapes, by hand.
         ("gpt2-tiny", 8192 * 128 + 512 * 128 + 2 * (12 * 128 * 128 + 13 * 128) + 2 * 128),
         ("tiny", 8192 * 256 + 512 * 256 + 4 * (12 * 256 * 256 + 13 * 256) + 2 * 256),

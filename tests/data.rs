@@ -16,6 +16,8 @@ mod hostile;
 mod merging;
 #[path = "data/sampling.rs"]
 mod sampling;
+#[path = "data/side.rs"]
+mod side;
 #[path = "data/sources.rs"]
 mod sources;
 

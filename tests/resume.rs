@@ -161,6 +161,28 @@ fn asked_to_stop_it_saves_exits_with_75_and_goes_on_to_the_same_bytes() {
     }
 }
 
+#[test]
+fn a_run_directory_in_use_is_refused_and_left_as_it_is() {
+    let site = Site::on_disk();
+    let run = site.run("two", &BF16);
+    let folder = run.folder.join("run");
+    std::fs::create_dir(&folder).expect("a new folder");
+    let first = std::fs::File::create(folder.join("lock")).expect("a file");
+    first.lock().expect("nobody else has it");
+    let status = run.start().wait();
+    assert_eq!(status.code(), Some(2), "{status}: {}", run.stderr());
+    assert!(
+        run.stderr().contains("is in use: another process trains in it; wait for it"),
+        "{}",
+        run.stderr()
+    );
+    let names: Vec<_> =
+        std::fs::read_dir(&folder).expect("a folder").map(|e| e.expect("an entry").file_name()).collect();
+    assert_eq!(names, ["lock"]);
+    drop(first);
+    run.finish();
+}
+
 /// A run that got the signal after a step, and how it ended. On a busy machine a run may be over before; then another.
 fn asked_to_stop(site: &Site, name: &str, signal: libc::c_int, step: u64) -> (Run, ExitStatus) {
     for attempt in 0..20 {

@@ -166,8 +166,8 @@ fn every_topology_trains_like_one_rank(model: ModelConfig, kind: OptimKind, lr: 
         assert!(relative(&got.norms[..5], &want.norms[..5]) <= 1e-6, "{topology:?}: first gradient norms");
         for (i, step) in LOOKS.into_iter().enumerate() {
             let case = format!("dp, tp, micro-batches, zero {topology:?}, step {step}");
-            // In f32 sums of some hundred terms in another order are 1e-6 apart: the next test is the sharp one.
-            check_gradients(&model, &got.looks[i][0], &want.looks[i][0], 3e-6, &case);
+            // In f32 sums of some hundred terms in another order are up to 1.7e-6 apart: the next test is the sharp one.
+            check_gradients(&model, &got.looks[i][0], &want.looks[i][0], 2e-6, &case);
             for (got, want) in got.looks[i][1].iter().zip(&want.looks[i][1]) {
                 let gap = gap(&got.values, &want.values) / largest(&want.values);
                 assert!(gap <= 1e-6, "{case}: {} is off by {gap:e} of its largest", want.name);

@@ -5,6 +5,8 @@ pub mod corpus;
 pub mod export;
 pub mod generate;
 pub mod import;
+pub mod report;
+pub mod score;
 pub mod train;
 
 use crate::Result;
@@ -34,6 +36,8 @@ enum Command {
     Train(train::Train),
     /// Continue a text with a trained model
     Generate(generate::Generate),
+    /// Losses of every token and document of a corpus under a checkpoint
+    Score(score::Score),
     /// Look at checkpoints
     #[command(subcommand)]
     Ckpt(ckpt::Ckpt),
@@ -41,6 +45,7 @@ enum Command {
     Import(import::ImportArgs),
     /// Write a checkpoint as a Hugging Face directory
     Export(export::ExportArgs),
+    Report(report::Report),
 }
 
 impl Cli {
@@ -50,9 +55,11 @@ impl Cli {
             Command::Corpus(c) => c.run(),
             Command::Train(c) => c.run(),
             Command::Generate(c) => c.run(),
+            Command::Score(c) => c.run(),
             Command::Ckpt(c) => c.run(),
             Command::Import(c) => c.run(),
             Command::Export(c) => c.run(),
+            Command::Report(c) => c.run(),
         }
     }
 }

@@ -7,7 +7,7 @@
 //! boundaries and target weights. Documents held out by their hash never get a target weight; `HeldOut` evaluates them.
 
 mod batch;
-mod build;
+pub mod build;
 mod corpus;
 mod heldout;
 mod idx;
@@ -16,7 +16,10 @@ mod mixture;
 mod order;
 mod sample;
 mod sampler;
+pub mod side;
+mod staging;
 mod store;
+pub mod tokenizer;
 mod writer;
 
 pub use batch::{Attention, Batch};
@@ -28,5 +31,5 @@ pub use mixture::{Entry, Ledger, Mixture, Snapshot};
 pub use order::Order;
 pub use sample::{Domain, Sample};
 pub use sampler::Sampler;
-pub use store::{Adopt, Adopted, Compressed, Share, adopt, compress_corpus, merge, split};
+pub use store::{Adopt, Adopted, Compressed, Merged, Share, adopt, compress_corpus, merge, split};
 pub use writer::CorpusWriter;

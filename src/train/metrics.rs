@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: one JSON object a line, appended only. Every row has v, attempt, kind, step, phase, t_s; of
+//! `metrics.jsonl` (and TensorBoard's files, see `board`): one JSON object a line, appended only. Every row has v, attempt, kind, step, phase, t_s; of
 //! several rows for one step (after a crash and a resume) the highest attempt counts.
 //!
 //! - `run`, once per attempt: config_hash, git, host, ranks, dp, tp, zero, params, flops_per_token_{full,causal} at
@@ -12,6 +12,7 @@
 //! - `eval`: corpus, nll_token, bits_byte (where the tokenizer's bytes are known), tokens.
 //! - `checkpoint`: path, bytes, blocked_ms, total_ms.
 
+use super::board::Board;
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::fs::File;
@@ -24,6 +25,7 @@ pub struct Metrics {
     file: File,
     attempt: u64,
     start: Instant,
+    board: Board,
 }
 
 impl Metrics {
@@ -45,11 +47,17 @@ impl Metrics {
         if !ends_with_newline(&path) {
             file.write_all(b"\n").map_err(Error::io(&path, "append to"))?;
         }
-        Ok(Metrics { path, file, attempt, start: Instant::now() })
+        Ok(Metrics { path, file, attempt, start: Instant::now(), board: Board::create(dir, attempt)? })
+    }
+
+    /// From `step` on this attempt counts.
+    pub fn begin(&mut self, step: u64) -> Result<()> {
+        self.board.begin(step)
     }
 
     /// Appends one row; `fields` must be an object.
     pub fn write(&mut self, kind: &str, step: u64, phase: &str, fields: Value) -> Result<()> {
+        self.board.row(kind, step, &fields)?;
         let mut row = Map::new();
         row.insert("v".into(), json!(1));
         row.insert("attempt".into(), json!(self.attempt));

@@ -1,7 +1,11 @@
-//! One update (`step`), what a rank holds for it (`replica`), and the loop over phases (`run`).
+//! One update (`step`), what a rank holds for it (`replica`), and the loop over phases (`run`); losses of a whole corpus
+//! (`score`).
 
+mod board;
 pub mod corpora;
 pub mod evaluate;
+pub mod loader;
+pub mod lock;
 pub mod metrics;
 pub mod position;
 pub mod progress;
@@ -9,6 +13,7 @@ pub mod rehearsal;
 pub mod replica;
 pub mod resume;
 pub mod run;
+pub mod score;
 pub mod signal;
 pub mod step;
 pub mod vote;

@@ -45,7 +45,8 @@ impl Progress {
         eprintln!("{}; everything of this run is in {}", start, config.run.dir.display());
     }
 
-    pub fn step(&mut self, update: u64, phase: &str, u: &Update, o: &Outcome, rate: f64) {
+    /// `tokens` and `rate`: of an update, with and without a target.
+    pub fn step(&mut self, update: u64, phase: &str, u: &Update, o: &Outcome, tokens: f64, rate: f64) {
         self.rate = if self.rate == 0.0 { rate } else { 0.9 * self.rate + 0.1 * rate };
         if std::mem::replace(&mut self.phase, phase.into()) != phase {
             eprintln!("phase {phase}");
@@ -56,7 +57,7 @@ impl Progress {
             return;
         }
         self.last = Some(Instant::now());
-        let left = (self.total - update) as f64 * u.weight_sum / self.rate.max(1e-9);
+        let left = (self.total - update) as f64 * tokens / self.rate.max(1e-9);
         eprintln!(
             "step {update:>6}/{}  loss {:.4}  lr {:.2e}  grad {:.2}  {:>7} tok/s  {:.1} GFLOP/s  {} left",
             self.total,
@@ -93,7 +94,8 @@ pub fn count(x: f64) -> String {
     }
 }
 
-fn time(seconds: f64) -> String {
+/// 3700 as 1 h 01 min
+pub fn time(seconds: f64) -> String {
     match seconds as u64 {
         s if s >= 86400 => format!("{} d {} h", s / 86400, s / 3600 % 24),
         s if s >= 3600 => format!("{} h {:02} min", s / 3600, s / 60 % 60),

@@ -2,6 +2,8 @@
 
 use super::corpora::{self, Split};
 use super::evaluate::{self, EvalResult};
+use super::loader::Loader;
+use super::lock;
 use super::metrics::Metrics;
 use super::position::Position;
 use super::progress::Progress;
@@ -46,6 +48,7 @@ pub fn train(config: &RunConfig, launch: &Launch) -> Result<()> {
     check(config, launch)?;
     let domains = corpora::open(config)?;
     std::fs::create_dir_all(&config.run.dir).map_err(Error::io(&config.run.dir, "create"))?;
+    let _lock = lock::take(&config.run.dir)?;
     let start = resume::find(config, &domains)?;
     signal::listen();
     run_ranks(launch.ranks, launch.deadline, |world| rank_main(config, launch, &domains, &start, world))?;
@@ -181,19 +184,18 @@ impl Rank<'_> {
             })
         })?;
         self.replica.dev.arena().trim();
-        let mut sampler = corpora::sampler(config, self.domains, position.phase)?;
+        let sampler = corpora::sampler(config, self.domains, position.phase)?;
         let held = self.held_out(phase)?;
         let dp = (self.replica.mesh.dp.rank(), self.replica.mesh.dp.size());
         let split = Split::new(dp, config.parallel.micro_batch, phase.global_batch, phase.seq_len);
-
-        let first = position.sample(config);
-        let sample = |step: u64| first + (step - position.phase_step) * phase.global_batch as u64;
-        let mut batches = split.draw(&mut sampler, sample(position.phase_step))?;
+        let left = phase.steps - position.phase_step;
+        let mut loader = Loader::start(sampler, split, position.sample(config), phase.global_batch, left)?;
+        let mut batches = loader.next()?;
         let mut weight_sum = self.say(&batches, 0)?.cast_now(self)?.next_weight_sum;
         for i in position.phase_step..phase.steps {
-            let drawn = Instant::now();
-            let next = if i + 1 < phase.steps { split.draw(&mut sampler, sample(i + 1))? } else { vec![] };
-            let data_wait = drawn.elapsed();
+            let asked = Instant::now();
+            let next = loader.next()?;
+            let data_wait = asked.elapsed();
             let update = Update {
                 step: self.position.update,
                 lr: phase.lr_at(i),
@@ -331,6 +333,9 @@ impl Rank<'_> {
             p.begin(config, launch, dp, tp, start);
             p.flops_per_token = [full, causal];
         }
+        if let Some(m) = &mut self.metrics {
+            m.begin(self.position.update)?;
+        }
         self.row("run", || {
             json!({
                 "config_hash": format!("{:016x}", config.hash()), "git": crate::GIT, "host": hostname(),
@@ -378,7 +383,7 @@ impl Rank<'_> {
             })
         })?;
         if let Some(p) = &mut self.progress {
-            p.step(self.position.update, &phase.name, update, outcome, rate);
+            p.step(self.position.update, &phase.name, update, outcome, tokens, rate);
         }
         Ok(())
     }

@@ -46,7 +46,7 @@ fn text_comes_back_byte_for_byte_in_the_order_of_paths() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["web.v2.bin", "web.v2.idx", "web.v2.json"], "temporary files are gone");
+    assert_eq!(names, ["web.v2.bin", "web.v2.col.source", "web.v2.idx", "web.v2.json"], "temporary files are gone");
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn a_build_that_fails_names_the_line_and_leaves_the_old_corpus() {
     let error = build_bytes(std::slice::from_ref(&input), &out).unwrap_err();
     assert_eq!(error.exit_code(), 3);
     let error = error.to_string();
-    assert!(error.contains("z.jsonl at byte 17") && error.contains("missing field `text`"), "{error}");
+    assert!(error.contains("z.jsonl at byte 17") && error.contains("this line has no \"text\""), "{error}");
     Corpus::open(&out).unwrap().verify().unwrap();
     assert!(!folder.path().join("web.bin.tmp").exists());
     let nothing = folder.path().join("nothing");
@@ -85,7 +85,7 @@ fn a_build_that_fails_names_the_line_and_leaves_the_old_corpus() {
     assert!(error.contains("nothing: cannot find"), "{error}");
     fs::create_dir(folder.path().join("bare")).unwrap();
     let error = build_bytes(&[folder.path().join("bare")], &out).unwrap_err().to_string();
-    assert!(error.contains("bare: has no .txt, .md or .jsonl file"), "{error}");
+    assert!(error.contains("bare: has no .txt, .md, .jsonl or .ndjson file"), "{error}");
     let error = build_bytes(&[input.join("empty.txt")], &out).unwrap_err().to_string();
     assert!(error.contains("the input has no text"), "{error}");
     Corpus::open(&out).unwrap().verify().unwrap();

@@ -1,0 +1,137 @@
+//! `score RUN CORPUS`: losses of every token and document of a corpus.
+
+use crate::config::RunConfig;
+use crate::data::Corpus;
+use crate::device::DType;
+use crate::train::evaluate::batch_rows;
+use crate::train::run::Launch;
+use crate::train::score::{Job, Output, Windows, score};
+use crate::{Error, Result};
+use serde_json::json;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(clap::Args)]
+pub struct Score {
+    /// Run directory or checkpoint, PATH or PATH@STEP
+    from: String,
+    /// Prefix of the corpus
+    corpus: PathBuf,
+    /// What to compute: nll, the loss of each token in nats
+    #[arg(long, default_value = "nll", value_parser = ["nll"])]
+    emit: String,
+    /// Where to: stream:NAME (nats of each token, NaN for the first of a document), column:NAME (columns NAME, NAME_sum
+    /// and NAME_count: mean, sum and number of predictions of each document) or jsonl:FILE (a line for each document);
+    /// may be given several times
+    #[arg(long = "as", value_name = "KIND:NAME", default_value = "stream:nll")]
+    outputs: Vec<String>,
+    /// Tokens of a window; longer documents are cut [default: what the model was trained with]
+    #[arg(long, value_name = "T")]
+    seq_len: Option<usize>,
+    /// Tokens from one window of a document to the next; below T a prediction has T - S tokens of context or more
+    /// [default: T]
+    #[arg(long, value_name = "S")]
+    stride: Option<usize>,
+    /// Only these: A..B, A.. or ..B
+    #[arg(long, value_name = "RANGE")]
+    documents: Option<String>,
+    /// f32 or bf16 [default: as the checkpoint]
+    #[arg(long)]
+    dtype: Option<String>,
+    /// Ranks, as threads of this process
+    #[arg(long, default_value_t = 1)]
+    ranks: usize,
+    /// Ranks that split the model; the rest share the documents
+    #[arg(long, default_value_t = 1)]
+    tp: usize,
+    /// Threads of each rank [default: the machine's cores divided by ranks]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Seconds a rank waits for another before it calls it lost
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    deadline: u64,
+    /// Seconds between notes of how far it is; after a kill the same command goes on from the last
+    #[arg(long, default_value_t = 10)]
+    save_every: u64,
+    /// The summary as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Score {
+    pub fn run(self) -> Result<()> {
+        let checkpoint = super::open_checkpoint(&self.from)?;
+        let corpus = Corpus::open(&self.corpus)?;
+        let meta = &checkpoint.manifest().meta;
+        let seq_len = match self.seq_len {
+            Some(t) => t,
+            None => {
+                let run = RunConfig::load(&checkpoint.path().join("run.toml"), &[])?;
+                let phase = run.phases.get(meta.phase).or(run.phases.last());
+                phase.map_or(run.run.seq_len, |p| p.seq_len)
+            }
+        };
+        let rows = batch_rows(seq_len.max(1));
+        let job = Job {
+            checkpoint: &checkpoint,
+            corpus: &corpus,
+            windows: Windows { seq_len, stride: self.stride.unwrap_or(seq_len), rows },
+            documents: match &self.documents {
+                None => 0..corpus.documents(),
+                Some(text) => documents(text, corpus.documents())?,
+            },
+            dtype: dtype(self.dtype.as_deref().unwrap_or(&meta.dtype))?,
+            tp: self.tp,
+            outputs: self.outputs.iter().map(|text| output(text)).collect::<Result<_>>()?,
+            save_every: Duration::from_secs(self.save_every),
+            tell: true,
+        };
+        let launch =
+            Launch { ranks: self.ranks, threads: self.threads, deadline: Duration::from_secs(self.deadline) };
+        let s = score(&job, &launch)?;
+        let mean = s.nll / s.predictions as f64;
+        match self.json {
+            true => println!(
+                "{}",
+                json!({ "documents": s.documents, "predictions": s.predictions, "nll_sum": s.nll, "nll": mean })
+            ),
+            false => println!(
+                "{}: {} documents, {} predictions, {mean:.4} nats each",
+                self.corpus.display(),
+                s.documents,
+                s.predictions
+            ),
+        }
+        Ok(())
+    }
+}
+
+fn dtype(name: &str) -> Result<DType> {
+    match name {
+        "f32" => Ok(DType::F32),
+        "bf16" => Ok(DType::Bf16),
+        other => Err(Error::config("score", "--dtype", format!("{other:?} is not known"), "f32 or bf16")),
+    }
+}
+
+fn output(text: &str) -> Result<Output> {
+    match text.split_once(':') {
+        Some(("stream", name)) => Ok(Output::Stream(name.into())),
+        Some(("column", name)) => Ok(Output::Column(name.into())),
+        Some(("jsonl", file)) if !file.is_empty() => Ok(Output::Lines(file.into())),
+        _ => {
+            let problem = format!("{text:?} names no output");
+            Err(Error::config("score", "--as", problem, "give stream:NAME, column:NAME or jsonl:FILE"))
+        }
+    }
+}
+
+fn documents(text: &str, all: u64) -> Result<Range<u64>> {
+    let bound = |text: &str, open: u64| if text.is_empty() { Some(open) } else { text.parse().ok() };
+    let range = text.split_once("..").and_then(|(a, b)| Some(bound(a, 0)?..bound(b, all)?));
+    range.ok_or_else(|| {
+        let problem = format!("{text:?} is no range of documents");
+        Error::config("score", "--documents", problem, "give it like 0..1000, 500.. or ..500")
+    })
+}

@@ -1,0 +1,69 @@
+//! Batches drawn ahead of the step, by a thread of their own.
+//!
+//! The thread draws the updates of a phase in their order and hands them over a bounded channel, so what a run trains
+//! on does not depend on how fast either side is. What the step waits for is the time that `next` blocks.
+
+use super::corpora::Split;
+use super::step::MicroBatch;
+use crate::data::Sampler;
+use crate::{Error, Result};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
+
+/// Updates that lie ready, beside the one the step works on and the one whose weights it announces.
+const AHEAD: usize = 2;
+
+pub struct Loader {
+    /// None once the loader is being dropped.
+    updates: Option<Receiver<Result<Vec<MicroBatch>>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Loader {
+    /// Draws, for each of `updates` updates, the micro-batches of this rank; the first begins at sample `first`, each
+    /// has `global_batch` samples.
+    pub fn start(
+        mut sampler: Sampler,
+        split: Split,
+        first: u64,
+        global_batch: usize,
+        updates: u64,
+    ) -> Result<Loader> {
+        let (give, take) = sync_channel(AHEAD);
+        let draw = move || {
+            for i in 0..updates {
+                let drawn = split.draw(&mut sampler, first + i * global_batch as u64);
+                let failed = drawn.is_err();
+                // Nobody listens any more when the phase ended early.
+                if give.send(drawn).is_err() || failed {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("loader".into()).spawn(draw).map_err(|e| {
+            Error::launch(
+                format!("the loader's thread cannot be started: {e}"),
+                "raise the limit of processes (ulimit -u)",
+            )
+        })?;
+        Ok(Loader { updates: Some(take), thread: Some(thread) })
+    }
+
+    /// The micro-batches of the next update; none after the last.
+    pub fn next(&mut self) -> Result<Vec<MicroBatch>> {
+        let updates = self.updates.as_ref().expect("there until dropped");
+        updates.recv().unwrap_or_else(|_| match self.thread.take().map(JoinHandle::join) {
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+            _ => Ok(vec![]),
+        })
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.updates = None; // ends a thread that waits for room
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // a panic was or is being reported already
+        }
+    }
+}
