@@ -46,5 +46,5 @@ pub use prove::{DomainProof, Proof};
 pub use row::Piece;
 pub use sample::{Origin, Sample};
 pub use sampler::Sampler;
-pub use store::{Adopt, Adopted, Compressed, Share, adopt, compress_corpus, merge, split};
+pub use store::{Adopt, Adopted, Compressed, Merged, Share, adopt, compress_corpus, merge, split};
 pub use writer::CorpusWriter;

@@ -1,6 +1,7 @@
 //! Corpora of corpora: merge and split.
 
 use super::{corpus, flat, index, varied};
+use espalier::data::side::{Column, ColumnWriter, SideType, Stream, StreamWriter, Value};
 use espalier::data::{Adopt, Corpus, CorpusWriter, Share, Tokenizer, adopt, compress_corpus, merge, split};
 use std::fs;
 use std::path::Path;
@@ -124,4 +125,66 @@ fn shares_that_leave_a_half_empty_are_refused() {
         assert!(error.contains(want), "{want}: {error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "{want} leaves files");
     }
+}
+
+/// Side values that say which token or document they belong to.
+fn with_sides(folder: &Path, name: &str, lengths: &[usize], columns: &[&str]) -> Corpus {
+    corpus(folder, name, lengths);
+    let prefix = folder.join(name);
+    let corpus = open(&prefix);
+    let (tokens, _) = flat(&corpus);
+    let mut loss = StreamWriter::create(&prefix, "loss", SideType::U8).unwrap();
+    let mut score = StreamWriter::create(&prefix, "score", SideType::F16).unwrap();
+    for &token in &tokens {
+        loss.push(&[(token % 250) as f32]).unwrap();
+        score.push(&[token as f32 / 4.0]).unwrap();
+    }
+    loss.finish(corpus.hash()).unwrap();
+    score.finish(corpus.hash()).unwrap();
+    for &column in columns {
+        let mut text = ColumnWriter::create(&prefix, column, SideType::Utf8).unwrap();
+        for document in documents(&corpus) {
+            text.push(&Value::Utf8(format!("{} tokens, first {}", document.len(), document[0]))).unwrap();
+        }
+        text.finish(corpus.hash()).unwrap();
+    }
+    corpus
+}
+
+fn sides_fit(prefix: &Path) {
+    let corpus = open(prefix);
+    let (tokens, _) = flat(&corpus);
+    let mut values = vec![0.0; tokens.len()];
+    let loss = Stream::open(&corpus, "loss").unwrap();
+    loss.verify().unwrap();
+    loss.read(0, &mut values).unwrap();
+    assert!(values.iter().zip(&tokens).all(|(&v, &t)| v == (t % 250) as f32));
+    let score = Stream::open(&corpus, "score").unwrap();
+    score.read(0, &mut values).unwrap();
+    assert!(values.iter().zip(&tokens).all(|(&v, &t)| v == t as f32 / 4.0));
+    let about = Column::open(&corpus, "about").unwrap();
+    about.verify().unwrap();
+    for (doc, document) in (0..).zip(documents(&corpus)) {
+        let want = format!("{} tokens, first {}", document.len(), document[0]);
+        assert_eq!(about.get(doc).unwrap(), Value::Utf8(want));
+    }
+}
+
+#[test]
+fn side_streams_and_columns_follow_their_tokens_and_documents() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let a = with_sides(folder.path(), "a", &varied(300), &["about", "only"]);
+    let b = with_sides(folder.path(), "b", &[7, 2, 900], &["about"]);
+    let merged = merge(&[a, b], &at("all"), &mut |_, _| {}).unwrap();
+    assert_eq!(merged.left_out, ["col.only"]);
+    sides_fit(&at("all"));
+    split(&open(&at("all")), Share::Hash(0.3), &at("one"), &at("two"), &mut |_| {}).unwrap();
+    sides_fit(&at("one"));
+    sides_fit(&at("two"));
+    // One of another corpus is not taken over.
+    fs::copy(at("b.stream.loss"), at("a.stream.loss")).unwrap();
+    let parts = [open(&at("a")), open(&at("b"))];
+    assert!(merge(&parts, &at("again"), &mut |_, _| {}).is_err());
+    assert!(!at("again.bin").exists() && !at("again.idx").exists());
 }

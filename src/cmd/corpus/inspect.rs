@@ -1,9 +1,9 @@
 //! `corpus inspect`: what a corpus holds.
 
-use crate::data::{Corpus, Part};
-use crate::{Error, Result};
+use crate::Result;
+use crate::data::{Corpus, Part, side};
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What a corpus holds
 #[derive(clap::Args)]
@@ -32,7 +32,7 @@ impl Inspect {
             None => if c.token_bytes() == 2 { "u16" } else { "i32" }.into(),
         };
         let files = c.files();
-        let (streams, columns) = (beside(&self.prefix, "stream")?, beside(&self.prefix, "col")?);
+        let side::Names { streams, columns } = side::list(&self.prefix)?;
         let sampled = if meta.sampled_xxh3.is_some() { "sound" } else { "not stated" };
         if self.json {
             let files: Vec<_> =
@@ -84,18 +84,4 @@ fn count(c: &Corpus) -> Result<Documents> {
         first += block;
     }
     Ok(d)
-}
-
-/// Names X of the files PREFIX.`kind`.X, sorted.
-fn beside(prefix: &Path, kind: &str) -> Result<Vec<String>> {
-    let folder = prefix.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let Some(name) = prefix.file_name().and_then(|n| n.to_str()) else { return Ok(Vec::new()) };
-    let start = format!("{name}.{kind}.");
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder, "list"))? {
-        let name = entry.map_err(Error::io(folder, "list"))?.file_name();
-        names.extend(name.to_str().and_then(|name| name.strip_prefix(&start)).map(String::from));
-    }
-    names.sort();
-    Ok(names)
 }

@@ -1,6 +1,6 @@
 //! `corpus merge`: several corpora as one.
 
-use super::progress::Progress;
+use super::bar::Bar;
 use crate::Result;
 use crate::data::{Corpus, merge};
 use std::path::PathBuf;
@@ -18,10 +18,18 @@ pub struct Merge {
 impl Merge {
     pub fn run(self) -> Result<()> {
         let parts = self.prefix.iter().map(|p| Corpus::open(p)).collect::<Result<Vec<_>>>()?;
-        let mut bar = Progress::new("tokens");
-        let meta = merge(&parts, &self.out, &mut |done, all| bar.at(done, all))?;
+        let mut bar = Bar::new("tokens");
+        let merged = merge(&parts, &self.out, &mut |done, all| bar.at(done, all))?;
         drop(bar);
-        println!("{}: {} tokens in {} documents", self.out.display(), meta.tokens, meta.documents);
+        println!(
+            "{}: {} tokens in {} documents",
+            self.out.display(),
+            merged.meta.tokens,
+            merged.meta.documents
+        );
+        if !merged.left_out.is_empty() {
+            println!("  left out, since not all have them in one type: {}", merged.left_out.join(", "));
+        }
         Ok(())
     }
 }

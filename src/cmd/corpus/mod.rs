@@ -1,6 +1,7 @@
 //! `corpus build|inspect|verify|merge|split|sample|compress|adopt`
 
 mod adopt;
+mod bar;
 mod build;
 mod compress;
 mod inspect;

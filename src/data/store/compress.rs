@@ -3,8 +3,10 @@
 //! Frames hold the same number of bytes each, so where one begins follows from its number; their size and the level
 //! alone decide the bytes that are written. Jobs of some frames go around the threads in turn and come back in turn.
 
+use super::output::Output;
 use super::table::{FIXED, FOOTER, GROUP, HEAD, MAGIC, MAX_FRAMES, OFFSETS, OURS, SKIPPABLE, VERSION};
 use super::tokens::Tokens;
+use crate::data::meta::beside;
 use crate::{Error, Result};
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -46,7 +48,8 @@ pub fn compress(
     }
     let file = File::create(to).map_err(Error::io(to, "create"))?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
-    let mut table = Writer { entries: Vec::new(), groups: Vec::new(), place: 0 };
+    let mut table =
+        Writer { entries: Output::create(beside(to, ".table"))?, frames: 0, groups: Vec::new(), place: 0 };
     let mut hash = Xxh3::new();
     let (job, threads) = (JOB * frame, threads.max(1));
     std::thread::scope(|scope| -> Result<()> {
@@ -74,7 +77,7 @@ pub fn compress(
                 let packed = workers[done].1.recv().expect("a worker sends a result for each job");
                 let packed = packed.map_err(Error::io(to, "compress"))?;
                 out.write_all(&packed.data).map_err(Error::io(to, "write"))?;
-                table.push(&packed.entries);
+                table.push(&packed.entries)?;
             }
             if i < jobs {
                 let at = i * job;
@@ -86,7 +89,7 @@ pub fn compress(
         }
         Ok(())
     })?;
-    table.finish(&mut out, frame, len).map_err(Error::io(to, "write"))?;
+    table.finish(&mut out, frame, len, to)?;
     let file = out.into_inner().map_err(|e| Error::io(to, "write")(e.into_error()))?;
     file.sync_all().map_err(Error::io(to, "write"))?;
     let bytes = file.metadata().map_err(Error::io(to, "find"))?.len();
@@ -105,40 +108,49 @@ fn pack(bytes: &[u8], frame: usize, level: i32) -> std::io::Result<Packed> {
 }
 
 struct Writer {
-    entries: Vec<[u32; 3]>,
+    /// Compressed size, decompressed size and checksum of each frame, in a file: there may be 2^27.
+    entries: Output,
+    frames: u64,
+    /// Where every 64th frame begins.
     groups: Vec<u64>,
     place: u64,
 }
 
 impl Writer {
-    fn push(&mut self, entries: &[[u32; 3]]) {
+    fn push(&mut self, entries: &[[u32; 3]]) -> Result<()> {
         for entry in entries {
-            if self.entries.len() as u64 % GROUP == 0 {
+            if self.frames.is_multiple_of(GROUP) {
                 self.groups.push(self.place);
             }
-            self.entries.push(*entry);
+            self.entries.write(&entry.map(u32::to_le_bytes).concat())?;
+            self.frames += 1;
             self.place += u64::from(entry[0]);
         }
+        Ok(())
     }
 
     /// The frame of offsets, then the seek table.
-    fn finish(mut self, out: &mut impl Write, frame: u64, len: u64) -> std::io::Result<()> {
+    fn finish(mut self, out: &mut impl Write, frame: u64, len: u64, to: &Path) -> Result<()> {
         self.groups.push(self.place);
         let size = FIXED + 8 * self.groups.len() as u64;
-        let mut head = Vec::new();
-        head.extend(OURS.to_le_bytes());
-        head.extend((size as u32).to_le_bytes());
-        head.extend(OFFSETS);
-        head.extend([VERSION, GROUP as u32].map(u32::to_le_bytes).concat());
-        head.extend([frame, len].map(u64::to_le_bytes).concat());
-        out.write_all(&head)?;
-        self.groups.iter().try_for_each(|place| out.write_all(&place.to_le_bytes()))?;
-        self.entries.push([(HEAD + size) as u32, 0, xxh64(&[], 0) as u32]);
-        let size = 12 * self.entries.len() as u64 + FOOTER;
-        out.write_all(&[SKIPPABLE, size as u32].map(u32::to_le_bytes).concat())?;
-        self.entries.iter().try_for_each(|entry| out.write_all(&entry.map(u32::to_le_bytes).concat()))?;
-        out.write_all(&(self.entries.len() as u32).to_le_bytes())?;
-        out.write_all(&[0x80])?;
-        out.write_all(&MAGIC.to_le_bytes())
+        self.push(&[[(HEAD + size) as u32, 0, xxh64(&[], 0) as u32]])?;
+        self.entries.flush()?;
+        let path = self.entries.path();
+        let mut entries = File::open(path).map_err(Error::io(path, "open"))?;
+        let mut write = || {
+            out.write_all(&[OURS, size as u32].map(u32::to_le_bytes).concat())?;
+            out.write_all(&OFFSETS)?;
+            out.write_all(&[VERSION, GROUP as u32].map(u32::to_le_bytes).concat())?;
+            out.write_all(&[frame, len].map(u64::to_le_bytes).concat())?;
+            let groups = &self.groups[..(size - FIXED) as usize / 8];
+            groups.iter().try_for_each(|place| out.write_all(&place.to_le_bytes()))?;
+            let size = 12 * self.frames + FOOTER;
+            out.write_all(&[SKIPPABLE, size as u32].map(u32::to_le_bytes).concat())?;
+            std::io::copy(&mut entries, out)?;
+            out.write_all(&(self.frames as u32).to_le_bytes())?;
+            out.write_all(&[0x80])?;
+            out.write_all(&MAGIC.to_le_bytes())
+        };
+        write().map_err(Error::io(to, "write"))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::join::{apart, copy_documents, copy_tokens};
 use super::output::{CorpusFiles, definition_of};
+use super::sides::{Sides, Writers};
 use crate::data::Corpus;
 use crate::data::idx::TokenType;
 use crate::data::meta::{BYTE_VOCAB, Meta};
@@ -33,7 +34,7 @@ impl Share {
     }
 }
 
-/// Writes the documents that `share` takes to `a` and the others to `b`, in their order. `progress` gets the documents
+/// Writes the documents that `share` takes to `a` and the others to `b`, in their order, with their values in side streams and columns. `progress` gets the documents
 /// read.
 pub fn split(
     corpus: &Corpus,
@@ -70,28 +71,34 @@ pub fn split(
     }
     let token_type = if corpus.token_bytes() == 4 { TokenType::I32 } else { TokenType::U16 };
     let mut files = [CorpusFiles::create(a, token_type, true)?, CorpusFiles::create(b, token_type, true)?];
+    let (sides, _) = Sides::shared(std::slice::from_ref(corpus))?;
+    let (beside, mut writers) =
+        (sides.open(corpus)?, [Writers::create(a, &sides)?, Writers::create(b, &sides)?]);
     let mut text = [0, 0];
     for doc in 0..corpus.documents() {
         let half = usize::from(!share.takes(corpus, doc)?);
         let range = corpus.document_range(doc)?;
         text[half] += (range.end - range.start).saturating_sub(1);
-        copy_tokens(corpus, range, &mut files[half], &mut |_| {})?;
+        copy_tokens(corpus, range.clone(), &mut files[half], &mut |_| {})?;
+        writers[half].copy(&beside, range, doc..doc + 1)?;
         copy_documents(corpus, doc..doc + 1, &mut files[half])?;
         if doc % 1024 == 0 {
             progress(doc);
         }
     }
     let mut metas = Vec::new();
-    for ((files, out), text) in files.into_iter().zip([a, b]).zip(text) {
+    for (half, (files, out)) in files.into_iter().zip([a, b]).enumerate() {
         if files.tokens() == 0 {
             let problem = format!("none of the {} documents falls to it", corpus.documents());
             return Err(Error::data(out, problem, "choose another share"));
         }
         let mut meta = corpus.meta().like();
         // A byte is a token; what other tokens stand for is not known of a part.
-        meta.source_bytes = if meta.vocab == BYTE_VOCAB && meta.tokenizer.kind == "byte" { text } else { 0 };
+        meta.source_bytes =
+            if meta.vocab == BYTE_VOCAB && meta.tokenizer.kind == "byte" { text[half] } else { 0 };
         metas.push(files.finish(meta)?);
         definition_of(corpus.prefix(), out)?;
+        std::mem::take(&mut writers[half]).finish(Corpus::open(out)?.hash())?;
     }
     Ok(metas.try_into().expect("two halves"))
 }

@@ -4,6 +4,7 @@
 
 use super::output::CorpusFiles;
 use super::output::definition_of;
+use super::sides::{Sides, Writers};
 use crate::data::Corpus;
 use crate::data::idx::TokenType;
 use crate::data::meta::{Meta, beside};
@@ -12,9 +13,16 @@ use std::path::Path;
 
 pub(super) const BLOCK: usize = 1 << 16;
 
-/// Merges the corpora `parts` into `out`, which must be none of them. `progress` gets the tokens written and those
+/// What a merge made, and the side streams and columns that not all of its parts have.
+#[derive(Debug)]
+pub struct Merged {
+    pub meta: Meta,
+    pub left_out: Vec<String>,
+}
+
+/// Merges the corpora `parts` into `out`, which must be none of them, with the side streams and columns they all have. `progress` gets the tokens written and those
 /// there are.
-pub fn merge(parts: &[Corpus], out: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Meta> {
+pub fn merge(parts: &[Corpus], out: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Merged> {
     let Some(first) = parts.first() else {
         return Err(Error::config("command line", "INPUT", "there is none", "name the corpora to merge"));
     };
@@ -24,12 +32,20 @@ pub fn merge(parts: &[Corpus], out: &Path, progress: &mut dyn FnMut(u64, u64)) -
     }
     let wide = parts.iter().any(|part| part.token_bytes() == 4);
     let mut files = CorpusFiles::create(out, if wide { TokenType::I32 } else { TokenType::U16 }, true)?;
+    let (sides, left_out) = Sides::shared(parts)?;
+    if let Some(name) = first.meta().weights.as_ref().filter(|name| !sides.has_stream(name)) {
+        let problem =
+            format!("weighs targets by the stream {name:?}, which not all corpora have in one type");
+        return Err(Error::data(first.prefix(), problem, "merge corpora that all have it"));
+    }
+    let mut writers = Writers::create(out, &sides)?;
     let total = parts.iter().map(Corpus::tokens).sum();
     for part in parts {
         let before = files.tokens();
         let mut count = |tokens| progress(before + tokens, total);
         copy_tokens(part, 0..part.tokens(), &mut files, &mut count)?;
         copy_documents(part, 0..part.documents(), &mut files)?;
+        writers.copy(&sides.open(part)?, 0..part.tokens(), 0..part.documents())?;
     }
     let mut meta = first.meta().like();
     // 0 = not known, of any part as of the whole.
@@ -37,7 +53,8 @@ pub fn merge(parts: &[Corpus], out: &Path, progress: &mut dyn FnMut(u64, u64)) -
     meta.source_bytes = if known { parts.iter().map(|part| part.meta().source_bytes).sum() } else { 0 };
     let meta = files.finish(meta)?;
     definition_of(first.prefix(), out)?;
-    Ok(meta)
+    writers.finish(Corpus::open(out)?.hash())?;
+    Ok(Merged { meta, left_out })
 }
 
 /// A corpus is not written over itself.

@@ -14,6 +14,7 @@ mod open;
 mod output;
 mod parts;
 mod repack;
+mod sides;
 mod source;
 mod stage;
 mod table;
@@ -21,7 +22,7 @@ mod tokens;
 
 pub use adopt::{Adopt, Adopted, adopt};
 pub use divide::{Share, split};
-pub use join::merge;
+pub use join::{Merged, merge};
 pub(super) use open::{Form, describe, stage};
 pub use repack::{Compressed, compress_corpus};
 pub(super) use source::{Access, Source};
