@@ -341,14 +341,16 @@ fn lines_are_lines_by_name_or_by_order() {
     assert_eq!(documents(&options), ["{\"body\":\"x\"}\n"]);
 }
 
-/// A folder with input that takes a while, for builds by the program.
+/// Fills a folder with input of some thirty chunks and a small tokenizer.json, for builds by the program.
 pub fn slow_input(folder: &Path) -> Vec<PathBuf> {
-    let pairs: Vec<_> = prose(8000)
+    let pairs: Vec<_> = prose(60_000)
         .lines()
         .enumerate()
         .map(|(i, l)| serde_json::json!({ "prompt": &l[..7], "completion": &l[7..], "n": i, "odd": i % 2 == 1 }))
         .collect();
     let lines = jsonl(&pairs);
+    let definition = espalier::data::tokenizer::train(TrainKind::Bpe, 400, &[prose(300)], folder).unwrap();
+    fs::write(folder.join("tokenizer.json"), definition).unwrap();
     fs::write(folder.join("a.jsonl"), &lines).unwrap();
     fs::write(folder.join("b.jsonl.gz"), gzip(&[lines.as_bytes()])).unwrap();
     fs::write(folder.join("c.jsonl.zst"), zstd(&[lines.as_bytes()])).unwrap();
