@@ -1,6 +1,6 @@
 //! `corpus adopt`: a corpus of files that other programs wrote.
 
-use super::bar::Bar;
+use super::progress::Progress;
 use crate::Result;
 use crate::data::{Adopt as What, PartType, adopt};
 use serde_json::json;
@@ -50,7 +50,7 @@ impl Adopt {
             eod: self.eod,
             dtype: self.dtype,
         };
-        let mut bar = Bar::new("tokens");
+        let mut bar = Progress::new("tokens");
         let a = adopt(&what, &mut |done, all| bar.at(done, all))?;
         drop(bar);
         if self.json {

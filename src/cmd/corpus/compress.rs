@@ -1,6 +1,6 @@
 //! `corpus compress`: PREFIX.bin to PREFIX.bin.zst.
 
-use super::bar::Bar;
+use super::progress::Progress;
 use crate::Result;
 use crate::data::compress_corpus;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ pub struct Compress {
 
 impl Compress {
     pub fn run(self) -> Result<()> {
-        let mut bar = Bar::new("bytes");
+        let mut bar = Progress::new("bytes");
         let c =
             compress_corpus(&self.prefix, self.level, self.keep, None, &mut |done, all| bar.at(done, all))?;
         drop(bar);

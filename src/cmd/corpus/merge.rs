@@ -1,6 +1,6 @@
 //! `corpus merge`: several corpora as one.
 
-use super::bar::Bar;
+use super::progress::Progress;
 use crate::Result;
 use crate::data::{Corpus, merge};
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ pub struct Merge {
 impl Merge {
     pub fn run(self) -> Result<()> {
         let parts = self.prefix.iter().map(|p| Corpus::open(p)).collect::<Result<Vec<_>>>()?;
-        let mut bar = Bar::new("tokens");
+        let mut bar = Progress::new("tokens");
         let merged = merge(&parts, &self.out, &mut |done, all| bar.at(done, all))?;
         drop(bar);
         println!(

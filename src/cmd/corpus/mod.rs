@@ -1,7 +1,6 @@
 //! `corpus build|inspect|verify|merge|split|sample|compress|adopt`
 
 mod adopt;
-mod bar;
 mod build;
 mod compress;
 mod inspect;

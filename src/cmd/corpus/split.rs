@@ -1,6 +1,6 @@
 //! `corpus split`: one corpus as two.
 
-use super::bar::Bar;
+use super::progress::Progress;
 use crate::Result;
 use crate::data::{Corpus, Share, split};
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ impl Split {
     pub fn run(self) -> Result<()> {
         let corpus = Corpus::open(&self.prefix)?;
         let share = self.documents.map_or(Share::Hash(self.share.unwrap_or_default()), Share::Documents);
-        let mut bar = Bar::new("documents");
+        let mut bar = Progress::new("documents");
         let halves = split(&corpus, share, &self.out[0], &self.out[1], &mut |done| {
             bar.at(done, corpus.documents());
         })?;

@@ -1,6 +1,6 @@
 //! `corpus verify`: every byte against the checksums.
 
-use super::bar::Bar;
+use super::progress::Progress;
 use crate::Result;
 use crate::data::Corpus;
 use serde_json::json;
@@ -17,7 +17,7 @@ pub struct Verify {
 impl Verify {
     pub fn run(self) -> Result<()> {
         let corpus = Corpus::open(&self.prefix)?;
-        let mut bar = Bar::new("tokens");
+        let mut bar = Progress::new("tokens");
         corpus.verify_with(&mut |done| bar.at(done, corpus.tokens()))?;
         drop(bar);
         if self.json {
