@@ -238,6 +238,7 @@ fn rank_main(
         if let Some(sink) = &mut sink
             && (stop || saved.elapsed() >= job.save_every)
         {
+            job.corpus.unchanged()?;
             sink.sync()?;
             journal.write(&sink.tally)?;
             saved = Instant::now();
@@ -248,6 +249,7 @@ fn rank_main(
     }
     let Some(mut sink) = sink else { return Ok(None) };
     if !sink.tally.finishing {
+        job.corpus.unchanged()?;
         sink.end()?;
         sink.sync()?;
         journal.write(&sink.tally)?;
