@@ -28,15 +28,15 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Ends the child by `signal` after a share of the time a build takes; false if it was done before.
-fn interrupt(mut child: Child, signal: libc::c_int, after: Duration) -> Option<Output> {
+/// Sends `signal` after a while. What the child said, and whether it was done before.
+fn interrupt(mut child: Child, signal: libc::c_int, after: Duration) -> (Output, bool) {
     std::thread::sleep(after);
-    if child.try_wait().unwrap().is_some() {
-        return None;
+    let done = child.try_wait().unwrap().is_some();
+    if !done {
+        // SAFETY: a signal to our own child, which was not waited for yet.
+        unsafe { libc::kill(child.id() as libc::pid_t, signal) };
     }
-    // SAFETY: a signal to our own child, which was not waited for yet.
-    unsafe { libc::kill(child.id() as libc::pid_t, signal) };
-    Some(child.wait_with_output().unwrap())
+    (child.wait_with_output().unwrap(), done)
 }
 
 #[test]
@@ -56,14 +56,19 @@ fn a_build_killed_at_any_moment_ends_with_the_same_bytes() {
     let (mut kills, mut gone_on) = (0, 0);
     for round in 0..4u32 {
         let out = folder.path().join(format!("{round}/web"));
-        // Kills at moments spread over the build, each a little later than the last.
+        // Kills at moments spread over the build, each a little later than the last, until one is done before.
+        let mut last = None;
         for kill in 0..4u32 {
             let after = whole * (3 + 5 * kill + round) / 22;
-            let Some(output) = interrupt(start(&inputs, &out), libc::SIGKILL, after) else { break };
+            let (output, done) = interrupt(start(&inputs, &out), libc::SIGKILL, after);
+            if done {
+                last = Some(output);
+                break;
+            }
             assert!(!output.status.success());
             kills += 1;
         }
-        let output = end(&inputs, &out, &[]);
+        let output = last.unwrap_or_else(|| end(&inputs, &out, &[]));
         assert!(output.status.success(), "{}", stderr(&output));
         gone_on += usize::from(String::from_utf8_lossy(&output.stdout).contains("went on"));
         assert!(files(&out) == calm, "round {round}");
@@ -82,10 +87,10 @@ fn a_build_asked_to_stop_goes_on_and_one_of_other_input_is_refused() {
     for wait in [100, 200, 400, 800, 1600, 50] {
         for signal in [libc::SIGTERM, libc::SIGINT] {
             let began = Instant::now();
-            let output = interrupt(start(&inputs, &out), signal, Duration::from_millis(wait));
-            if out.with_extension("build").join("state.json").exists() {
+            let (output, done) = interrupt(start(&inputs, &out), signal, Duration::from_millis(wait));
+            if !done && out.with_extension("build").join("state.json").exists() {
                 assert!(began.elapsed() < Duration::from_secs(60));
-                stopped = output;
+                stopped = Some(output);
             }
         }
         if stopped.is_some() {
@@ -110,8 +115,8 @@ fn a_build_asked_to_stop_goes_on_and_one_of_other_input_is_refused() {
     assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("went on"));
     let finished = files(&out);
     // A journal in the way of a changed file, and how to start over.
-    let caught = interrupt(start(&inputs, &out), libc::SIGKILL, Duration::from_millis(30));
-    assert!(caught.is_some() && out.with_extension("bin").exists(), "the finished corpus stays");
+    let (_, done) = interrupt(start(&inputs, &out), libc::SIGKILL, Duration::from_millis(30));
+    assert!(!done && out.with_extension("bin").exists(), "the finished corpus stays");
     let output = end(&inputs, &out, &["--restart"]);
     assert!(output.status.success() && !String::from_utf8_lossy(&output.stdout).contains("went on"));
     assert!(files(&out) == finished);
