@@ -86,7 +86,7 @@ fn a_build_that_fails_names_the_line_and_leaves_the_old_corpus() {
     assert!(error.contains("nothing: cannot find"), "{error}");
     fs::create_dir(folder.path().join("bare")).unwrap();
     let error = build_bytes(&[folder.path().join("bare")], &out).unwrap_err().to_string();
-    assert!(error.contains("bare: has no .txt, .md or .jsonl file"), "{error}");
+    assert!(error.contains("bare: has no .txt, .md, .jsonl or .ndjson file"), "{error}");
     let error = build_bytes(&[input.join("empty.txt")], &out).unwrap_err().to_string();
     assert!(error.contains("the input has no text"), "{error}");
     Corpus::open(&out).unwrap().verify().unwrap();
