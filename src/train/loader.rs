@@ -2,7 +2,7 @@
 //!
 //! The thread draws the updates of a phase in their order and hands them over a bounded channel, so what a run trains
 //! on does not depend on how fast either side is. With each update it asks whether the corpora's files are still as they
-//! were. What the step waits for is the time that `next` blocks.
+//! were. What the step waits for is the time that `take` blocks.
 
 use super::corpora::Split;
 use super::step::MicroBatch;
@@ -53,7 +53,7 @@ impl Loader {
     }
 
     /// The micro-batches of the next update; none after the last.
-    pub fn next(&mut self) -> Result<Vec<MicroBatch>> {
+    pub fn take(&mut self) -> Result<Vec<MicroBatch>> {
         let updates = self.updates.as_ref().expect("there until dropped");
         updates.recv().unwrap_or_else(|_| match self.thread.take().map(JoinHandle::join) {
             Some(Err(panic)) => std::panic::resume_unwind(panic),

@@ -190,11 +190,11 @@ impl Rank<'_> {
         let split = Split::new(dp, config.parallel.micro_batch, phase.global_batch, phase.seq_len);
         let left = phase.steps - position.phase_step;
         let mut loader = Loader::start(sampler, split, position.sample(config), phase.global_batch, left)?;
-        let mut batches = loader.next()?;
+        let mut batches = loader.take()?;
         let mut weight_sum = self.say(&batches, 0)?.cast_now(self)?.next_weight_sum;
         for i in position.phase_step..phase.steps {
             let asked = Instant::now();
-            let next = loader.next()?;
+            let next = loader.take()?;
             let data_wait = asked.elapsed();
             let update = Update {
                 step: self.position.update,

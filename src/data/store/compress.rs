@@ -33,6 +33,9 @@ struct Packed {
     entries: Vec<[u32; 3]>,
 }
 
+/// Where a thread takes what to pack, and where it puts what it packed.
+type Worker = (SyncSender<Vec<u8>>, Receiver<std::io::Result<Packed>>);
+
 /// Compresses `tokens` into a new file, `frame` bytes to a frame. The same bytes come out for any `threads`. `progress` gets the bytes read.
 pub fn compress(
     tokens: &Tokens,
@@ -53,7 +56,7 @@ pub fn compress(
     let mut hash = Xxh3::new();
     let (job, threads) = (JOB * frame, threads.max(1));
     std::thread::scope(|scope| -> Result<()> {
-        let workers: Vec<(SyncSender<Vec<u8>>, Receiver<std::io::Result<Packed>>)> = (0..threads)
+        let workers: Vec<Worker> = (0..threads)
             .map(|_| {
                 let (jobs, to_do) = sync_channel::<Vec<u8>>(1);
                 let (done, results) = sync_channel(1);

@@ -11,7 +11,7 @@ use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Set apart from the hash that `holdout` compares, so that it holds out its share of each half.
-const SEED: u64 = 0x5350_4c49_54;
+const SEED: u64 = 0x53_504c_4954;
 
 /// Which documents go to the first half.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -76,7 +76,7 @@ impl<'a> Cutter<'a> {
     }
 
     /// The windows of the next batch in the order of the corpus; none at the end.
-    pub fn next(&mut self) -> Result<Vec<Piece>> {
+    pub fn take(&mut self) -> Result<Vec<Piece>> {
         let Windows { seq_len, rows, .. } = self.windows;
         let (mut pieces, mut used) = (vec![], vec![0; rows]);
         loop {

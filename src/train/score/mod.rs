@@ -221,7 +221,7 @@ fn rank_main(
     let mut pace = Pace::new(job, start)?;
     let mut saved = Instant::now();
     loop {
-        let round = (0..r.mesh.dp.size()).map(|_| cutter.next()).collect::<Result<Vec<_>>>()?;
+        let round = (0..r.mesh.dp.size()).map(|_| cutter.take()).collect::<Result<Vec<_>>>()?;
         if round[0].is_empty() {
             break;
         }

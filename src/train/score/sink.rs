@@ -49,6 +49,7 @@ pub struct Sink<'a> {
     pub tally: Tally,
 }
 
+#[allow(clippy::large_enum_variant)] // there are as many as outputs, a few
 enum Out {
     Stream(StreamWriter),
     /// Mean, sum, count.

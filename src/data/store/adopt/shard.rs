@@ -102,7 +102,7 @@ fn raw(source: Source, dtype: Option<PartType>) -> Result<Shard> {
         let remedy = "say --dtype u16 or u32 if it is tokens and nothing else";
         return Err(Error::data(source.path(), problem, remedy));
     };
-    if source.len() == 0 || source.len() % dtype.bytes() != 0 {
+    if source.len() == 0 || !source.len().is_multiple_of(dtype.bytes()) {
         let problem =
             format!("has {} bytes, which are no tokens of {} bytes each", source.len(), dtype.bytes());
         return Err(Error::data(source.path(), problem, "say the right --dtype or restore the file"));
