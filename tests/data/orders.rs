@@ -261,7 +261,7 @@ fn the_weight_sum_of_every_order_is_known_before_the_tokens_are_read() {
     for (cursor, mut domains) in cases(folder.path()) {
         for weighed in [false, true] {
             if weighed {
-                domains.iter_mut().for_each(|domain| weigh(domain));
+                domains.iter_mut().for_each(weigh);
             }
             let mut s = Sampler::open(&cursor, domains.clone()).unwrap();
             for (first, rows) in [(0, 64), (7, 1), (30, 40)] {
