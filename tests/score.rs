@@ -432,6 +432,7 @@ fn scores_belong_to_their_corpus_and_never_replace_a_file() {
 fn what_cannot_be_scored_is_refused_before_anything_is_written() {
     let site = Site::new("f32");
     let lines = |name: &str| Output::Lines(site.folder.path().join(name));
+    #[allow(clippy::type_complexity)] // a table of cases
     let cases: [(&str, &dyn Fn(&mut Job), &str); 8] = [
         ("--seq-len", &|job| job.windows.seq_len = 65, "it is 65; give 1 to 64"),
         ("--seq-len", &|job| job.windows.seq_len = 0, "it is 0; give 1 to 64"),
