@@ -228,6 +228,7 @@ fn update(
         };
         Ok((loss, parts(&r.params, |u| &u.grads), parts(&r.params, |u| &u.weights)))
     });
+    #[allow(clippy::type_complexity)] // a table of cases
     let group = |pick: fn(&(f64, Vec<Part>, Vec<Part>)) -> &Vec<Part>| {
         whole(&ranks[..tp].iter().map(|r| pick(r).as_slice()).collect::<Vec<_>>())
     };
