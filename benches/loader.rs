@@ -133,7 +133,7 @@ fn rate(sampler: &mut Sampler, seq_len: usize, seconds: f64) -> f64 {
 fn far(prefix: &Path, order: Order, seq_len: usize) -> f64 {
     let began = Instant::now();
     let sample = sampler(prefix, order, seq_len).sample(FAR).expect("drawn");
-    assert_eq!(sample.tokens.len(), seq_len + 1);
+    assert_eq!(sample.tokens.len(), seq_len);
     began.elapsed().as_secs_f64() * 1e3
 }
 

@@ -8,16 +8,12 @@ pub mod config;
 pub mod error;
 
 #[allow(dead_code, unused_imports)]
+#[path = "../../src/data"]
 pub mod data {
-    #[path = "../../../src/data/corpus.rs"]
     mod corpus;
-    #[path = "../../../src/data/idx.rs"]
     mod idx;
-    #[path = "../../../src/data/meta.rs"]
     mod meta;
-    #[path = "../../../src/data/side/mod.rs"]
     pub mod side;
-    #[path = "../../../src/data/store/mod.rs"]
     mod store;
 
     pub use corpus::Corpus;
