@@ -6,7 +6,7 @@
 //!
 //! A module may use only modules of its own layer or below (`tests/layers.rs`):
 //! `cmd` > `plan` `report` > `train` > `run` `hf` > `checkpoint` `data` `optim` > `model` > `params` > `ops` > `tape` > `comm` >
-//! `tensor` `device` > `config` `rng` `error`.
+//! `tensor` `device` > `config` `rng` `error` `terminal`.
 
 pub mod checkpoint;
 pub mod cmd;
@@ -25,6 +25,7 @@ pub mod report;
 pub mod rng;
 pub mod tape;
 pub mod tensor;
+pub mod terminal;
 pub mod train;
 
 pub use error::{Error, Result};

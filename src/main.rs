@@ -4,7 +4,11 @@ use tracing_subscriber::EnvFilter;
 
 fn main() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(|| espalier::terminal::Log)
+        .without_time()
+        .init();
     if let Err(e) = Cli::parse().run() {
         eprintln!("espalier: {e}");
         std::process::exit(e.exit_code());

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Lowest first; modules of one row may use each other only from right to left.
 const LAYERS: &[&[&str]] = &[
-    &["error", "config", "rng"],
+    &["terminal", "error", "config", "rng"],
     &["device", "tensor"],
     &["comm"],
     &["tape", "ops"],

@@ -145,7 +145,7 @@ fn last_logits(r: &Replica, tokens: &[u32], context: usize) -> Result<Vec<f32>> 
 }
 
 /// The tokenizer the model was trained with: bytes, or that of the checkpoint's tokenizer.json.
-fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer> {
+pub(super) fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer> {
     let hash = &checkpoint.manifest().meta.tokenizer_hash;
     let byte = Tokenizer::byte();
     if *hash == format!("{:016x}", byte.id().hash) {

@@ -2,6 +2,7 @@
 
 pub mod ckpt;
 pub mod corpus;
+pub mod eval;
 pub mod export;
 pub mod generate;
 pub mod import;
@@ -36,6 +37,7 @@ enum Command {
     Train(train::Train),
     /// Continue a text with a trained model
     Generate(generate::Generate),
+    Eval(eval::Eval),
     /// Losses of every token and document of a corpus under a checkpoint
     Score(score::Score),
     /// Look at checkpoints
@@ -55,6 +57,7 @@ impl Cli {
             Command::Corpus(c) => c.run(),
             Command::Train(c) => c.run(),
             Command::Generate(c) => c.run(),
+            Command::Eval(c) => c.run(),
             Command::Score(c) => c.run(),
             Command::Ckpt(c) => c.run(),
             Command::Import(c) => c.run(),

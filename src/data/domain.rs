@@ -102,6 +102,20 @@ impl Domain {
         Ok((self.corpus.document_hash(doc)? as f64) < self.holdout * 18_446_744_073_709_551_616.0)
     }
 
+    /// The tokens of each document that training draws from; under Megatron's order, of each sequence of its part.
+    pub fn training_ranges(&self) -> impl Iterator<Item = Result<Range<u64>>> + '_ {
+        let split = self.order == Order::Megatron && self.holdout < 1.0;
+        let units = if split { self.parts()[0].clone() } else { 0..self.corpus.documents() };
+        units.filter_map(move |unit| match split {
+            true => Some(self.corpus.sequence_range(unit)),
+            false => match self.holds_out(unit) {
+                Ok(true) => None,
+                Ok(false) => Some(self.corpus.document_range(unit)),
+                Err(e) => Some(Err(e)),
+            },
+        })
+    }
+
     /// The sequences that Megatron's split gives to training, validation and test.
     pub fn parts(&self) -> [Range<u64>; 3] {
         blend::split(self.split, self.corpus.sequences())

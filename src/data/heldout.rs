@@ -22,6 +22,8 @@ pub struct HeldOut {
     open: Domain,
     seq_len: usize,
     rows: Vec<Vec<Piece>>,
+    /// The beginnings of documents that pieces are taken from.
+    taken: Vec<Range<u64>>,
     documents: u64,
     tokens: u64,
     bytes: Option<u64>,
@@ -60,6 +62,7 @@ impl HeldOut {
             open,
             seq_len,
             rows: Vec::new(),
+            taken: Vec::new(),
             documents: 0,
             tokens: 0,
             bytes: byte_lengths.as_ref().map(|_| 0),
@@ -106,6 +109,8 @@ impl HeldOut {
                 false => continue,
             };
             self.documents += 1;
+            let predicted = (range.end - range.start).saturating_sub(1).min(max_tokens - self.tokens);
+            self.taken.push(range.start..range.start + predicted + 1);
             let mut first = range.start;
             while first + 1 < range.end {
                 let most = (range.end - 1 - first).min(max_tokens - self.tokens);
@@ -174,6 +179,10 @@ impl HeldOut {
 
     pub fn domain(&self) -> &Domain {
         &self.domain
+    }
+    /// What it predicts of each document (or sequence) it takes from: the document's first token, and the tokens predicted.
+    pub fn predictions(&self) -> impl Iterator<Item = (u64, Range<u64>)> + '_ {
+        self.taken.iter().map(|taken| (taken.start, taken.start + 1..taken.end))
     }
     /// Documents it takes from.
     pub fn documents(&self) -> u64 {

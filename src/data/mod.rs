@@ -18,6 +18,7 @@ mod idx;
 mod megatron;
 mod meta;
 mod mixture;
+pub mod ngram;
 mod order;
 mod packing;
 mod prove;

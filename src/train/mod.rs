@@ -2,8 +2,10 @@
 //! (`score`).
 
 mod board;
+pub mod choices;
 pub mod corpora;
 pub mod evaluate;
+pub mod fits;
 pub mod loader;
 pub mod lock;
 pub mod metrics;

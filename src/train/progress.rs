@@ -1,10 +1,11 @@
-//! What a person sees of a run: plain lines, about one a second, rank 0 only.
+//! What a person sees of a run, on rank 0 only: on a terminal a bar that moves, elsewhere about one plain line a second.
 
 use super::evaluate::EvalResult;
 use super::resume::Start;
 use super::run::Launch;
 use super::step::{Outcome, Update};
 use crate::config::RunConfig;
+use crate::terminal::{self, Line, say};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ pub struct Progress {
     /// Full-attention and causal FLOPs of one token, forward and backward.
     pub flops_per_token: [f64; 2],
     last: Option<Instant>,
+    line: Line,
     /// Smoothed tokens per second.
     rate: f64,
     phase: String,
@@ -20,12 +22,19 @@ pub struct Progress {
 
 impl Progress {
     pub fn new(total: u64) -> Progress {
-        Progress { total, flops_per_token: [0.0; 2], last: None, rate: 0.0, phase: String::new() }
+        Progress {
+            total,
+            flops_per_token: [0.0; 2],
+            last: None,
+            line: Line::new(None),
+            rate: 0.0,
+            phase: String::new(),
+        }
     }
 
     pub fn begin(&self, config: &RunConfig, launch: &Launch, dp: usize, tp: usize, start: &Start) {
         let m = &config.model;
-        eprintln!(
+        say(&format!(
             "{}: {} layers, dim {}, {} heads, vocab {}: {} parameters, {}; {} rank{} (dp {dp} x tp {tp}), {} thread{} each",
             config.source_file,
             m.layers,
@@ -41,24 +50,27 @@ impl Progress {
             if dp * tp == 1 { "" } else { "s" },
             launch.threads_per_rank(),
             if launch.threads_per_rank() == 1 { "" } else { "s" },
-        );
-        eprintln!("{}; everything of this run is in {}", start, config.run.dir.display());
+        ));
+        say(&format!("{}; everything of this run is in {}", start, config.run.dir.display()));
     }
 
     /// `tokens` and `rate`: of an update, with and without a target.
     pub fn step(&mut self, update: u64, phase: &str, u: &Update, o: &Outcome, tokens: f64, rate: f64) {
         self.rate = if self.rate == 0.0 { rate } else { 0.9 * self.rate + 0.1 * rate };
         if std::mem::replace(&mut self.phase, phase.into()) != phase {
-            eprintln!("phase {phase}");
+            say(&format!("phase {phase}"));
             self.last = None;
+        }
+        let left = (self.total - update) as f64 * tokens / self.rate.max(1e-9);
+        if self.line.is_terminal() {
+            return self.bar(update, u, o, time(left));
         }
         let quiet = self.last.is_some_and(|t| t.elapsed() < Duration::from_secs(1));
         if quiet && update != self.total {
             return;
         }
         self.last = Some(Instant::now());
-        let left = (self.total - update) as f64 * tokens / self.rate.max(1e-9);
-        eprintln!(
+        say(&format!(
             "step {update:>6}/{}  loss {:.4}  lr {:.2e}  grad {:.2}  {:>7} tok/s  {:.1} GFLOP/s  {} left",
             self.total,
             o.loss,
@@ -67,20 +79,40 @@ impl Progress {
             count(rate),
             rate * self.flops_per_token[1] / 1e9,
             time(left),
-        );
+        ));
+    }
+
+    fn bar(&mut self, update: u64, u: &Update, o: &Outcome, left: String) {
+        let (total, rate) = (self.total, self.rate);
+        self.line.show(|_| {
+            let text = format!(
+                " {:>3.0} %  step {update}/{total}  loss {:.4}  lr {:.2e}  {} tok/s  {left} left",
+                100.0 * update as f64 / total.max(1) as f64,
+                o.loss,
+                u.lr,
+                count(rate),
+            );
+            let room = terminal::columns().saturating_sub(text.len() + 1);
+            let bar = terminal::bar(update, total, room.min(40));
+            // A terminal too narrow for the text would break the line, and what is broken cannot be rewritten.
+            format!("{bar}{text}").chars().take(terminal::columns() - 1).collect()
+        });
     }
 
     pub fn eval(&self, update: u64, corpus: &str, e: &EvalResult) {
         let bits = e.bits_byte.map_or(String::new(), |b| format!(", {b:.4} bits/byte"));
-        eprintln!("eval at {update}: {corpus} {:.4} nats/token{bits} over {} tokens", e.nll_token, e.tokens);
+        say(&format!(
+            "eval at {update}: {corpus} {:.4} nats/token{bits} over {} tokens",
+            e.nll_token, e.tokens
+        ));
     }
 
     pub fn saved(&self, update: u64, path: &Path, took: Duration) {
-        eprintln!("checkpoint at {update}: {} ({:.1} s)", path.display(), took.as_secs_f64());
+        say(&format!("checkpoint at {update}: {} ({:.1} s)", path.display(), took.as_secs_f64()));
     }
 
     pub fn end(&self, update: u64, dir: &Path) {
-        eprintln!("done: {update} updates; try: espalier generate {} --prompt \"The \"", dir.display());
+        say(&format!("done: {update} updates; try: espalier generate {} --prompt \"The \"", dir.display()));
     }
 }
 

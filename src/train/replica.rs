@@ -1,13 +1,15 @@
 //! What one rank holds: its device, its place in the mesh, the network, its parameters and optimizer state.
 
 use crate::Result;
+use crate::checkpoint::{Checkpoint, Values};
 use crate::comm::Mesh;
-use crate::config::{ModelConfig, OptimConfig};
+use crate::config::{ModelConfig, OptimConfig, OptimKind};
 use crate::device::{DType, Device};
 use crate::model::Network;
 use crate::optim::Optimizer;
 use crate::params::{Dp, Params};
 use crate::tape::Recompute;
+use crate::tensor::Tensor;
 
 pub struct Replica {
     pub dev: Device,
@@ -39,6 +41,29 @@ impl Replica {
         let (net, params) = Network::build(plan.model, &dev, plan.dtype, tp, dp, plan.seq_len);
         let optim = Optimizer::new(&dev, plan.optim, &params);
         Replica { dev, mesh, net, params, optim, recompute: plan.recompute, zero: plan.zero }
+    }
+
+    /// This rank's part of the model of a checkpoint, to look at and not to train: without gradients, masters and
+    /// moments. `dtype`: F32 or Bf16.
+    pub fn of_checkpoint(
+        checkpoint: &Checkpoint,
+        dtype: DType,
+        seq_len: usize,
+        dev: Device,
+        mesh: Mesh,
+    ) -> Result<Replica> {
+        let meta = &checkpoint.manifest().meta;
+        let optim = OptimConfig { kind: OptimKind::Sgd { weight_decay: 0.0 }, clip: None, groups: vec![] };
+        let plan =
+            Plan { model: &meta.model, optim: &optim, dtype, recompute: Recompute::Keep, zero: 0, seq_len };
+        let mut r = Replica::new(dev, mesh, &plan);
+        for unit in &mut r.params.units {
+            (unit.grads, unit.master) = (Tensor::default(), Tensor::default());
+        }
+        let as_stored = meta.dtype == dtype.name();
+        let values = if as_stored { Values::Stored } else { Values::Master };
+        checkpoint.load_weights(&r.dev, &mut r.params, values)?;
+        Ok(r)
     }
 
     /// Under ZeRO, brings the slices that other ranks updated. Collective over dp.

@@ -1,45 +1,8 @@
 //! How far a command is: a line that is rewritten on a terminal, elsewhere a new line now and then, or nothing.
 
 use crate::data::build;
-use std::io::{IsTerminal, Write};
-use std::time::{Duration, Instant};
-
-/// A line on stderr. On a terminal it is gone when it is dropped.
-pub struct Line {
-    terminal: bool,
-    /// Between two lines where there is no terminal.
-    plain: Option<Duration>,
-    begun: Instant,
-    shown: Option<Instant>,
-}
-
-impl Line {
-    pub fn new(plain: Option<Duration>) -> Line {
-        Line { terminal: std::io::stderr().is_terminal(), plain, begun: Instant::now(), shown: None }
-    }
-
-    /// Shows what `text` makes of the seconds since the start, if it is time to.
-    pub fn show(&mut self, text: impl FnOnce(f64) -> String) {
-        let every = if self.terminal { Some(Duration::from_millis(200)) } else { self.plain };
-        let due = every.is_some_and(|every| self.shown.unwrap_or(self.begun).elapsed() >= every);
-        if !due {
-            return;
-        }
-        self.shown = Some(Instant::now());
-        let text = text(self.begun.elapsed().as_secs_f64());
-        let (before, after) = if self.terminal { ("\r\x1b[K", "") } else { ("", "\n") };
-        // Progress that nobody reads is no reason to fail.
-        let _ = write!(std::io::stderr(), "{before}{text}{after}");
-    }
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        if self.terminal && self.shown.is_some() {
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
-        }
-    }
-}
+use crate::terminal::Line;
+use std::time::Duration;
 
 /// So much of all, on a terminal only.
 pub struct Progress {

@@ -12,17 +12,17 @@ mod sink;
 pub use cut::Windows;
 pub use sink::Output;
 
+use super::fits;
 use super::progress;
-use super::replica::{Plan, Replica};
+use super::replica::Replica;
 use super::run::Launch;
 use super::signal;
 use super::step::{MicroBatch, evaluate};
-use crate::checkpoint::{Checkpoint, Values};
+use crate::checkpoint::Checkpoint;
 use crate::comm::{Mesh, Reduce, World, run_ranks};
-use crate::config::{OptimConfig, OptimKind};
 use crate::data::Corpus;
 use crate::device::{Category, DType, Device};
-use crate::tape::{At, Recompute};
+use crate::tape::At;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 use cut::{Cutter, Piece, Place};
@@ -102,16 +102,8 @@ impl Job<'_> {
     fn check(&self, launch: &Launch) -> Result<()> {
         let refuse =
             |key: &str, problem: String, remedy: &str| Err(Error::config("score", key, problem, remedy));
-        let meta = &self.checkpoint.manifest().meta;
-        let (model, Windows { seq_len, stride, rows }) = (&meta.model, self.windows);
-        if !model.causal {
-            let problem = "the model sees both directions and predicts no next token";
-            return Err(Error::checkpoint(self.checkpoint.path(), problem, "score with a causal model"));
-        }
-        if seq_len == 0 || seq_len > model.max_positions {
-            let remedy = format!("give 1 to {}, the positions of the model", model.max_positions);
-            return refuse("--seq-len", format!("it is {seq_len}"), &remedy);
-        }
+        let Windows { seq_len, stride, rows } = self.windows;
+        fits::launch("score", self.checkpoint, launch, self.tp, seq_len)?;
         if stride == 0 || stride > seq_len {
             let problem = format!("windows of {seq_len} tokens begin {stride} apart");
             return refuse("--stride", problem, "give 1 up to --seq-len");
@@ -122,32 +114,7 @@ impl Job<'_> {
             let remedy = format!("the corpus has the documents 0..{all}");
             return refuse("--documents", format!("{start}..{end} holds none or too many"), &remedy);
         }
-        let widths = [("heads", model.heads), ("kv_heads", model.kv_heads), ("ffn_dim", model.ffn_dim)];
-        if let Some((name, width)) = widths.iter().find(|(_, w)| self.tp == 0 || !w.is_multiple_of(self.tp)) {
-            let problem = format!("{} does not divide the model's {name}: {width}", self.tp);
-            return refuse("--tp", problem, "give a common divisor of heads, kv_heads and ffn_dim");
-        }
-        if launch.ranks == 0 || !launch.ranks.is_multiple_of(self.tp) {
-            let problem = format!("it is {}, of which --tp {} is no divisor", launch.ranks, self.tp);
-            return refuse("--ranks", problem, "give a multiple of --tp");
-        }
-        if launch.threads.is_some_and(|n| !(1..=1024).contains(&n)) {
-            return refuse("--threads", "not a number of threads".into(), "give 1 to 1024");
-        }
-        let (ours, theirs) = (self.corpus.meta().tokenizer.hash, &meta.tokenizer_hash);
-        if format!("{ours:016x}") != *theirs {
-            let problem = format!("was made with tokenizer {ours:016x}, the model was trained with {theirs}");
-            return Err(Error::data(self.corpus.prefix(), problem, "build it with the model's tokenizer"));
-        }
-        if self.corpus.vocab() as usize > model.vocab {
-            let problem = format!(
-                "has token ids below {}, the model's vocabulary is {}",
-                self.corpus.vocab(),
-                model.vocab
-            );
-            return Err(Error::data(self.corpus.prefix(), problem, "score with a model of this vocabulary"));
-        }
-        Ok(())
+        fits::corpus(self.checkpoint, self.corpus)
     }
 
     /// All that will be written; none twice.
@@ -176,28 +143,6 @@ impl Job<'_> {
             "outputs": self.outputs.iter().map(|o| format!("{o:?}")).collect::<Vec<_>>(),
         })
     }
-
-    /// This rank's part of the model, without what only training needs.
-    fn replica(&self, dev: Device, mesh: Mesh) -> Result<Replica> {
-        let meta = &self.checkpoint.manifest().meta;
-        let optim = OptimConfig { kind: OptimKind::Sgd { weight_decay: 0.0 }, clip: None, groups: vec![] };
-        let plan = Plan {
-            model: &meta.model,
-            optim: &optim,
-            dtype: self.dtype,
-            recompute: Recompute::Keep,
-            zero: 0,
-            seq_len: self.windows.seq_len,
-        };
-        let mut r = Replica::new(dev, mesh, &plan);
-        for unit in &mut r.params.units {
-            (unit.grads, unit.master) = (Tensor::default(), Tensor::default());
-        }
-        let as_stored = meta.dtype == self.dtype.name();
-        let values = if as_stored { Values::Stored } else { Values::Master };
-        self.checkpoint.load_weights(&r.dev, &mut r.params, values)?;
-        Ok(r)
-    }
 }
 
 /// One rank's side; rank 0 returns the tally.
@@ -215,7 +160,8 @@ fn rank_main(
         (0, Some(tally)) => Some(Sink::resume(job.corpus, documents, &job.outputs, tally)?),
         _ => None,
     };
-    let mut r = job.replica(Device::cpu(launch.threads_per_rank()), mesh)?;
+    let dev = Device::cpu(launch.threads_per_rank());
+    let mut r = Replica::of_checkpoint(job.checkpoint, job.dtype, job.windows.seq_len, dev, mesh)?;
     let place = start.map_or(Place { document: job.documents.start, made: 0 }, |tally| tally.place);
     let mut cutter = Cutter::new(job.corpus, job.windows, place, job.documents.end);
     let mut pace = Pace::new(job, start)?;
@@ -331,14 +277,14 @@ impl Pace {
         let (seconds, now) = (self.began.elapsed().as_secs_f64(), token_at(corpus, tally.place)?);
         let made = tally.predictions - self.before.0;
         let left = (self.tokens.end - now) as f64 / ((now - self.before.1) as f64 / seconds).max(1e-9);
-        eprintln!(
+        crate::terminal::say(&format!(
             "scored {} of {} tokens  {:.4} nats each  {:>7} tok/s  {} left",
             progress::count((now - self.tokens.start) as f64),
             progress::count((self.tokens.end - self.tokens.start) as f64),
             (tally.total + tally.sum) / tally.predictions.max(1) as f64,
             progress::count(made as f64 / seconds),
             progress::time(left),
-        );
+        ));
         Ok(())
     }
 }
