@@ -10,22 +10,44 @@ use xxhash_rust::xxh3::Xxh3;
 /// Bytes hashed and written at a time: they are still in the cache when they are written.
 const CHUNK: usize = 1 << 20;
 
+/// A new file that is hashed while it is written.
+pub struct Writer<'a> {
+    path: &'a Path,
+    out: BufWriter<File>,
+    hash: Xxh3,
+    bytes: u64,
+}
+
+impl<'a> Writer<'a> {
+    pub fn create(path: &'a Path) -> Result<Writer<'a>> {
+        let file = File::create(path).map_err(Error::io(path, "create"))?;
+        Ok(Writer { path, out: BufWriter::with_capacity(CHUNK, file), hash: Xxh3::new(), bytes: 0 })
+    }
+
+    pub fn put(&mut self, part: &[u8]) -> Result<()> {
+        for chunk in part.chunks(CHUNK) {
+            self.hash.update(chunk);
+            self.out.write_all(chunk).map_err(Error::io(self.path, "write"))?;
+            self.bytes += chunk.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Waits until it is on the disk.
+    pub fn finish(self) -> Result<FileEntry> {
+        let Writer { path, out, hash, bytes } = self;
+        let file = out.into_inner().map_err(|e| Error::io(path, "write")(e.into_error()))?;
+        file.sync_all().map_err(Error::io(path, "write"))?;
+        let name = path.file_name().expect("a file in a directory").to_string_lossy().into_owned();
+        Ok(FileEntry { name, bytes, xxh3: hex(hash.digest()) })
+    }
+}
+
 /// Writes the parts one after the other to a new file, hashing on the way, and waits until they are on the disk.
 pub fn write<'a>(path: &Path, parts: impl IntoIterator<Item = &'a [u8]>) -> Result<FileEntry> {
-    let file = File::create(path).map_err(Error::io(path, "create"))?;
-    let mut out = BufWriter::with_capacity(CHUNK, file);
-    let (mut hash, mut bytes) = (Xxh3::new(), 0);
-    for part in parts {
-        for chunk in part.chunks(CHUNK) {
-            hash.update(chunk);
-            out.write_all(chunk).map_err(Error::io(path, "write"))?;
-            bytes += chunk.len() as u64;
-        }
-    }
-    let file = out.into_inner().map_err(|e| Error::io(path, "write")(e.into_error()))?;
-    file.sync_all().map_err(Error::io(path, "write"))?;
-    let name = path.file_name().expect("a file in a directory").to_string_lossy().into_owned();
-    Ok(FileEntry { name, bytes, xxh3: hex(hash.digest()) })
+    let mut out = Writer::create(path)?;
+    parts.into_iter().try_for_each(|part| out.put(part))?;
+    out.finish()
 }
 
 /// Puts a file in place at once: other readers see all of it or nothing.

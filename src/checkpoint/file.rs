@@ -22,31 +22,34 @@ const MAX_HEADER: usize = 100_000_000;
 
 /// Writes the pieces to a new file, straight from the live state, and waits until they are on the disk.
 pub fn write(path: &Path, out: &[Outgoing]) -> Result<FileEntry> {
-    let refused = |problem: String| Error::checkpoint(path, problem, "");
-    let mut end = 0;
-    let mut infos = Vec::with_capacity(out.len());
-    for o in out {
-        let dtype = stored_type(o.dtype)
-            .ok_or_else(|| refused(format!("values of type {} are not stored", o.dtype)))?;
-        let data_offsets = (end, end + o.bytes.len());
+    let entries = out.iter().map(|o| (&o.piece, o.dtype, o.shape.clone()));
+    let header = header(entries).map_err(|problem| Error::checkpoint(path, problem, ""))?;
+    disk::write(path, [&header[..]].into_iter().chain(out.iter().map(|o| o.bytes)))
+}
+
+/// What comes before the values of these pieces, each with the type and shape of its entry, in this order.
+pub fn header<'a>(pieces: impl Iterator<Item = (&'a Piece, DType, Vec<usize>)>) -> Result<Vec<u8>, String> {
+    let (mut end, mut infos, mut list) = (0, vec![], vec![]);
+    for (piece, dtype, shape) in pieces {
+        let stored = stored_type(dtype).ok_or_else(|| format!("values of type {dtype} are not stored"))?;
+        let data_offsets = (end, end + (piece.range[1] - piece.range[0]) * dtype.bytes());
         end = data_offsets.1;
-        infos.push((o.piece.entry.clone(), TensorInfo { dtype, shape: o.shape.clone(), data_offsets }));
+        infos.push((piece.entry.clone(), TensorInfo { dtype: stored, shape, data_offsets }));
+        list.push(piece);
     }
-    let pieces: Vec<&Piece> = out.iter().map(|o| &o.piece).collect();
-    let json = |e: serde_json::Error| refused(format!("the header cannot be written as JSON: {e}"));
-    let pieces = serde_json::to_string(&pieces).map_err(json)?;
-    let header = Metadata::new(Some(HashMap::from([(PIECES.to_string(), pieces)])), infos)
-        .map_err(|e| refused(format!("the header cannot be written: {e}")))?;
+    let json = |e: serde_json::Error| format!("the header cannot be written as JSON: {e}");
+    let list = serde_json::to_string(&list).map_err(json)?;
+    let header = Metadata::new(Some(HashMap::from([(PIECES.to_string(), list)])), infos)
+        .map_err(|e| format!("the header cannot be written: {e}"))?;
     let mut header = serde_json::to_string(&header).map_err(json)?;
     // The values begin at a multiple of 8.
     while header.len() % 8 != 0 {
         header.push(' ');
     }
     if header.len() > MAX_HEADER {
-        return Err(refused(format!("a header of {} bytes, and readers accept {MAX_HEADER}", header.len())));
+        return Err(format!("a header of {} bytes, and readers accept {MAX_HEADER}", header.len()));
     }
-    let length = (header.len() as u64).to_le_bytes();
-    disk::write(path, [&length[..], header.as_bytes()].into_iter().chain(out.iter().map(|o| o.bytes)))
+    Ok([&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat())
 }
 
 fn stored_type(dtype: DType) -> Option<Dtype> {

@@ -108,13 +108,18 @@ pub fn resolve(path: &Path, step: Option<u64>) -> Result<PathBuf> {
     })
 }
 
-/// Removes checkpoints older than the newest `keep_last` (at least 1) up to `step`, which was saved just now, except those whose step is a multiple of
-/// `keep_every_steps`. Damaged and unfinished ones count for nothing and go when they are older than what is kept.
-/// Returns what it removed. Not while a checkpoint is being saved.
+/// The checkpoints older than the newest `keep_last` (at least 1) up to `step`, except those whose step is a multiple of
+/// `keep_every_steps`. Damaged and unfinished ones count for nothing and are among them when they are older than what is
+/// kept.
 ///
 /// What is newer than `step` was passed over when the run was resumed: it is damaged, and it must not push out what
 /// was saved since.
-pub fn prune(dir: &Path, step: u64, keep_last: usize, keep_every_steps: Option<u64>) -> Result<Vec<PathBuf>> {
+pub fn prunable(
+    dir: &Path,
+    step: u64,
+    keep_last: usize,
+    keep_every_steps: Option<u64>,
+) -> Result<Vec<PathBuf>> {
     let mut all = scan(dir)?;
     all.retain(|f| f.step <= step);
     let sound = |f: &&Found| f.finished && Checkpoint::open(&f.path).is_ok();
@@ -122,8 +127,14 @@ pub fn prune(dir: &Path, step: u64, keep_last: usize, keep_every_steps: Option<u
         return Ok(vec![]);
     };
     let kept = |f: &Found| f.finished && keep_every_steps.is_some_and(|n| n > 0 && f.step.is_multiple_of(n));
-    let gone = all.iter().filter(|f| *f < oldest_kept && !kept(f));
-    gone.map(|f| remove(&f.path).map(|()| f.path.clone())).collect()
+    Ok(all.iter().filter(|f| *f < oldest_kept && !kept(f)).map(|f| f.path.clone()).collect())
+}
+
+/// Removes what is `prunable` after `step` was saved, and returns it. Not while a checkpoint is being saved.
+pub fn prune(dir: &Path, step: u64, keep_last: usize, keep_every_steps: Option<u64>) -> Result<Vec<PathBuf>> {
+    let gone = prunable(dir, step, keep_last, keep_every_steps)?;
+    gone.iter().try_for_each(|path| remove(path))?;
+    Ok(gone)
 }
 
 /// Removes a checkpoint, the manifest first: what a crash leaves of it is no checkpoint.

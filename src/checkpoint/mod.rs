@@ -12,14 +12,16 @@ mod file;
 mod folder;
 mod index;
 mod manifest;
+mod merge;
 mod open;
 mod piece;
 mod save;
 #[cfg(test)]
 mod tests;
 
-pub use folder::{Found, list, newest, prune, resolve};
+pub use folder::{Found, list, newest, prunable, prune, remove, resolve};
 pub use manifest::{Clocks, CorpusId, FORMAT_VERSION, FileEntry, Manifest, Meta, Topology};
+pub use merge::merge;
 pub use open::{Checkpoint, Values, Weights};
 pub use piece::{Area, Kind};
 pub use save::{SaveState, Saved, save};

@@ -109,6 +109,19 @@ impl Checkpoint {
         layout.read(&self.files, area, 0..area.len(), out).map(Some)
     }
 
+    /// The type that the values of a kind of a tensor are stored in; None if the checkpoint has no such kind.
+    pub fn dtype(&self, kind: Kind, spec: &ParamSpec) -> Result<Option<DType>> {
+        let Some(layout) = self.index.get(kind, &spec.name) else { return Ok(None) };
+        let mixed = || self.unfit(format!("{kind} of tensor {} is stored in two types", spec.name));
+        layout.dtype().map(Some).ok_or_else(mixed)
+    }
+
+    /// The values of a kind of a tensor, row-major, from element `start`; the kind is there and the elements too.
+    pub fn read_range(&self, kind: Kind, spec: &ParamSpec, start: usize, out: &mut [f32]) -> Result<()> {
+        let layout = self.index.get(kind, &spec.name).expect("the caller asked for its type");
+        layout.read(&self.files, Area::whole(spec), start..start + out.len(), out)
+    }
+
     /// That the checkpoint and the model have the same tensors.
     pub fn matches(&self, params: &Params) -> Result<()> {
         let mut ours = HashMap::new();

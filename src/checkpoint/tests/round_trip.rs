@@ -99,6 +99,30 @@ fn parts_of_tensors_have_names_that_no_reader_takes_for_the_tensor() {
 }
 
 #[test]
+fn merged_files_are_byte_for_byte_those_of_one_rank() {
+    for model in models() {
+        for dtype in [DType::F32, DType::Bf16] {
+            let dir = tempfile::tempdir().unwrap();
+            let one = contents(&save_all(&dir.path().join("one"), &model, dtype, SOLO, 20).path);
+            for (i, ranks) in TOPOLOGIES.into_iter().enumerate() {
+                let many = save_all(&dir.path().join(format!("{i}")), &model, dtype, ranks, 20);
+                let (to, light) = (dir.path().join(format!("to{i}")), dir.path().join(format!("light{i}")));
+                let from = Checkpoint::open(&many.path).unwrap();
+                merge(&from, &to, true).unwrap();
+                assert!(contents(&to) == one, "{ranks:?}");
+                merge(&from, &light, false).unwrap();
+                let light = Checkpoint::open(&light).unwrap();
+                light.verify().unwrap();
+                assert!(!light.has_moments());
+                let (mut params, ..) = replica(&model, dtype, SOLO, 0, false);
+                light.load_weights(&Device::cpu(1), &mut params, Values::Stored).unwrap();
+                assert!(merge(&from, &to, true).unwrap_err().to_string().contains("create"));
+            }
+        }
+    }
+}
+
+#[test]
 fn equal_states_give_equal_bytes() {
     for ranks in [SOLO, Ranks { dp: 2, tp: 2, zero: 1 }] {
         let [a, b] = [0, 1].map(|_| {
