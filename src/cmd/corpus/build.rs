@@ -11,7 +11,7 @@ use std::time::Duration;
 /// Text files (one document each) and JSONL files (one document a line) to a corpus
 ///
 /// Files may be compressed with gzip or zstd. The same command goes on after an interruption. Tokens that a tokenizer's
-/// template adds ([CLS], <s>) are not added; documents without text are left out. Other keys of JSONL become document
+/// template adds ([CLS], <s>) are not added; documents without text are left out or, with --keep-empty, kept. Other keys of JSONL become document
 /// columns OUT.col.KEY; prompts and completions get a side stream OUT.stream.loss, 0 for tokens of the prompt.
 #[derive(clap::Args)]
 pub struct Build {
@@ -54,6 +54,9 @@ pub struct Build {
     /// Keys that become document columns; "" for none [default: all that hold numbers, strings or booleans]
     #[arg(long, value_delimiter = ',')]
     columns: Option<Vec<String>>,
+    /// Keep documents without text, as documents without tokens [default: they are left out]
+    #[arg(long)]
+    keep_empty: bool,
     /// Pass over at most N lines that are bad, and say which
     #[arg(long, value_name = "N", default_value_t = 0)]
     skip_bad: u64,
@@ -142,6 +145,7 @@ impl Build {
         if let Some(names) = &self.columns {
             options.columns = Wanted::Named(names.iter().filter(|name| !name.is_empty()).cloned().collect());
         }
+        options.keep_empty = self.keep_empty;
         options.skip_bad = self.skip_bad;
         options.max_document = self.max_document.map(|mib| mib.saturating_mul(1 << 20));
         options.train_bytes = self.train_sample.saturating_mul(1 << 20);
@@ -167,7 +171,8 @@ impl Build {
             println!("  vocabulary {} ({})", s.vocab, self.tokenizer);
         }
         if s.empty > 0 {
-            println!("  {} documents without text left out", s.empty);
+            let done = if self.keep_empty { "kept" } else { "left out" };
+            println!("  {} documents without text {done}", s.empty);
         }
         if !s.columns.is_empty() {
             println!("  document columns: {}", s.columns.join(", "));
