@@ -44,7 +44,9 @@ pub struct Meta {
     pub lr: f64,
     /// Mixture weights by first sample.
     pub ledger: serde_json::Value,
-    /// Counters of the data mixture.
+    /// Where the data cursor is: the samples drawn in all, `clocks.sample`, and from each corpus. Null before the first
+    /// sample, in an import, and in checkpoints of programs that did not note it; then a resume counts from the cursor's
+    /// beginning.
     pub data: serde_json::Value,
     pub corpora: Vec<CorpusId>,
     pub tokenizer_hash: String,
