@@ -30,6 +30,10 @@ pub struct Clocks {
 pub struct CorpusId {
     pub name: String,
     pub hash: String,
+    /// The side stream that weighs its targets, as `NAME HASH`, or `none`. Absent where the program that wrote the
+    /// checkpoint did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
 }
 
 /// What a resume needs besides tensors, and where they came from. No times, hosts or attempts: equal states give

@@ -5,11 +5,13 @@ use super::position::Position;
 use super::replica::Replica;
 use crate::checkpoint::{self, Checkpoint, Clocks, CorpusId, Meta, SaveState, Saved, Values};
 use crate::config::{Every, Init, ModelConfig, Positions, Precision, RunConfig};
+use crate::data::side::Stream;
 use crate::data::{Domain, Snapshot, tokenizer};
 use crate::hf::HfSource;
 use crate::params::{Dp, RandomInit, TensorSource};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What was found, the same for all ranks.
 pub enum Start {
@@ -100,13 +102,24 @@ fn check_resume(config: &RunConfig, domains: &[Domain], c: &Checkpoint) -> Resul
     let meta = &c.manifest().meta;
     let old = RunConfig::load(&c.path().join("run.toml"), &[])?;
     config.check_resume(&old)?;
-    for CorpusId { name, hash } in &meta.corpora {
+    for CorpusId { name, hash, weights } in &meta.corpora {
         let Some(domain) = domains.iter().find(|d| d.name == *name) else { continue };
         let now = format!("{:016x}", domain.corpus.hash());
         if now != *hash {
             return Err(Error::data(
                 domain.corpus.prefix(),
                 format!("corpus \"{name}\" is not the one this run began with: {now}, it was {hash}"),
+                "restore it, or start a new run with another run.dir",
+            ));
+        }
+        let now = weights_id(domain);
+        if let Some(then) = weights.as_ref().filter(|then| **then != now) {
+            return Err(Error::data(
+                domain.corpus.prefix(),
+                format!(
+                    "the side stream that weighs the targets of corpus \"{name}\" is not the one this run began \
+                     with: now it is {now}, it was {then}"
+                ),
                 "restore it, or start a new run with another run.dir",
             ));
         }
@@ -240,7 +253,14 @@ pub fn save(
 }
 
 fn corpus_id(d: &Domain) -> CorpusId {
-    CorpusId { name: d.name.clone(), hash: format!("{:016x}", d.corpus.hash()) }
+    let hash = format!("{:016x}", d.corpus.hash());
+    CorpusId { name: d.name.clone(), hash, weights: Some(weights_id(d)) }
+}
+
+/// The stream by which a corpus weighs its targets, as checkpoints name it.
+fn weights_id(d: &Domain) -> String {
+    let id = |stream: &Arc<Stream>| format!("{} {:016x}", stream.name(), stream.hash());
+    d.weights.as_ref().map_or("none".into(), id)
 }
 
 /// The mix of each phase by its first sample, for the record.

@@ -8,7 +8,7 @@ use crate::{Error, Result};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use std::path::Path;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 /// Bytes at a time: on the stack, and in the first-level cache.
 const BLOCK: usize = 4096;
@@ -24,6 +24,16 @@ impl Stream {
     /// another corpus.
     pub fn open(corpus: &Corpus, name: &str) -> Result<Stream> {
         Side::open(corpus, Kind::Stream, name, corpus.tokens()).map(Stream)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Names the content: after any change of values, their type or the corpus it is another. By the checksum in the
+    /// header, which `verify` compares.
+    pub fn hash(&self) -> u64 {
+        xxh3_64(&self.0.header.encode())
     }
 
     /// U8 or F16.
@@ -104,6 +114,7 @@ impl Column {
 
 /// What both are.
 struct Side {
+    name: String,
     file: Source,
     header: Header,
 }
@@ -135,7 +146,7 @@ impl Side {
                 format!("has {} values for the corpus' {count} {}", header.count, kind.counted()),
             );
         }
-        let side = Side { file, header };
+        let side = Side { name: name.into(), file, header };
         side.check_size()?;
         Ok(side)
     }
