@@ -193,7 +193,7 @@ impl Rank<'_> {
         if let Some(cursor) = self.cursor.as_ref().filter(|cursor| cursor.sample == first) {
             sampler.restore(cursor)?;
         }
-        let held = self.held_out(phase)?;
+        let held = evaluate::held_out(self.domains, phase)?;
         let dp = (self.replica.mesh.dp.rank(), self.replica.mesh.dp.size());
         let split = Split::new(dp, config.parallel.micro_batch, phase.global_batch, phase.seq_len);
         let left = phase.steps - position.phase_step;
@@ -253,21 +253,6 @@ impl Rank<'_> {
             return Err(Error::Requeue { step: self.position.update });
         }
         Ok(())
-    }
-
-    fn held_out(&self, phase: &PhaseConfig) -> Result<Vec<HeldOut>> {
-        let Some(eval) = &phase.eval else { return Ok(vec![]) };
-        eval.on
-            .iter()
-            .map(|target| {
-                let domain = self.domains.iter().find(|d| d.name == target.corpus);
-                let mut domain = domain.expect("the run file was checked").clone();
-                if !target.heldout {
-                    domain.holdout = 1.0; // all of it
-                }
-                HeldOut::new(&domain, phase.seq_len, eval.tokens)
-            })
-            .collect()
     }
 
     fn evaluate(&mut self, phase: &PhaseConfig, held: &[HeldOut]) -> Result<()> {
