@@ -7,6 +7,7 @@ use espalier::data::side::{self, Column, ColumnWriter, SideType, Stream, StreamW
 use half::f16;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -402,4 +403,40 @@ fn a_file_that_shrinks_or_is_replaced_in_use_is_an_error_with_its_name() {
     }
     let error = column.get(2).unwrap_err();
     assert!(error.to_string().contains("web.col.utf8"), "{error}");
+}
+
+#[test]
+fn corpus_verify_reads_all_that_lies_beside_a_corpus() {
+    let folder = tempfile::tempdir().unwrap();
+    let web = web(folder.path());
+    let verify = |more: &[&str]| -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_espalier"));
+        command.args(["corpus", "verify"]).arg(web.prefix()).args(more).output().unwrap()
+    };
+    assert!(verify(&[]).status.success());
+    write_stream(&web, "nll", SideType::F16);
+    write_stream(&web, "loss", SideType::U8);
+    write_column(&web, "url", SideType::Utf8);
+    let output = verify(&["--json"]);
+    assert!(output.status.success(), "{output:?}");
+    let row: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&row["streams"], &row["columns"]), (&["loss", "nll"][..].into(), &["url"][..].into()));
+    let text = verify(&[]);
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(text.contains("side streams too: loss, nll\n  document columns too: url"), "{text}");
+    for end in ["stream.nll", "stream.loss", "col.url"] {
+        let path = file(&web, end);
+        let sound = fs::read(&path).unwrap();
+        let mut bytes = sound.clone();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let output = verify(&[]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && said.contains(&format!("web.{end}: its values have checksum ")),
+            "{said}"
+        );
+        fs::write(&path, sound).unwrap();
+    }
+    assert!(verify(&[]).status.success());
 }

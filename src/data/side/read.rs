@@ -212,14 +212,15 @@ impl Side {
     }
 
     fn verify(&self) -> Result<()> {
+        self.file.unchanged()?;
+        // Not through the mapping, which the system does not read ahead.
+        let file = Source::open(self.path(), Access::Positioned)?;
         let mut hash = Xxh3::new();
-        let mut bytes = vec![0; 1 << 20];
         let mut at = HEADER;
-        while at < self.file.len() {
-            let part = &mut bytes[..(self.file.len() - at).min(1 << 20) as usize];
-            self.file.read_at(at, part)?;
-            hash.update(part);
-            at += part.len() as u64;
+        while at < file.len() {
+            let count = (file.len() - at).min(1 << 20);
+            file.with(at, count as usize, |bytes| hash.update(bytes))?;
+            at += count;
         }
         let (found, stated) = (hash.digest(), self.header.checksum);
         if found != stated {
