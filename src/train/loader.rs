@@ -48,7 +48,7 @@ impl Loader {
                     sampler.seek(end);
                     Drawn { batches, cursor: Some(sampler.state()) }
                 });
-                let unchanged = sampler.domains().try_for_each(|domain| domain.corpus.unchanged());
+                let unchanged = sampler.domains().try_for_each(|domain| domain.unchanged());
                 let drawn = drawn.and_then(|drawn| unchanged.map(|()| drawn));
                 let failed = drawn.is_err();
                 // Nobody listens any more when the phase ended early.

@@ -1,9 +1,9 @@
-//! Side streams and document columns, mapped.
+//! Side streams and document columns, read as their corpus is: mapped, by position, or from a copy.
 
 use super::header::{HEADER, Header, Kind, REMEDY, SideType, damaged};
 use super::{Value, list, path};
 use crate::data::Corpus;
-use crate::data::store::{Access, Source};
+use crate::data::store::{Access, Source, Staged, stage_beside};
 use crate::{Error, Result};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -115,7 +115,9 @@ impl Column {
 /// What both are.
 struct Side {
     name: String,
+    // Before the folder it may be copied to.
     file: Source,
+    _staged: Option<Staged>,
     header: Header,
 }
 
@@ -125,7 +127,7 @@ impl Side {
         if !path.is_file() {
             return Err(Error::data(&path, "there is no such file", there_is(corpus.prefix(), kind)));
         }
-        let file = Source::open(&path, Access::Mapped)?;
+        let file = Source::open(&path, corpus.access())?;
         let bad = |offset, problem: String| Err(damaged(&path, offset, problem));
         if file.len() < HEADER {
             return bad(file.len(), format!("ends before its header of {HEADER} bytes does"));
@@ -146,8 +148,19 @@ impl Side {
                 format!("has {} values for the corpus' {count} {}", header.count, kind.counted()),
             );
         }
-        let side = Side { name: name.into(), file, header };
+        let mut side = Side { name: name.into(), file, _staged: None, header };
         side.check_size()?;
+        // Columns are looked into, streams are read with every batch.
+        if let Some(folder) = corpus.staged().filter(|_| kind == Kind::Stream) {
+            let (staged, copy) = stage_beside(folder, xxh3_64(&bytes), &path)?;
+            side.file = Source::open(&copy, corpus.access())?;
+            side._staged = Some(staged);
+            let mut copied = [0; HEADER as usize];
+            side.file.read_at(0, &mut copied)?;
+            if copied != bytes {
+                return Err(damaged(&copy, 0, format!("is not a copy of {}", path.display())));
+            }
+        }
         Ok(side)
     }
 
