@@ -3,9 +3,8 @@
 use super::progress::Rate;
 use crate::data::build::{Control, Format, Keys, Options, Summary, Wanted, build};
 use crate::data::tokenizer::{EndOfDocument, Spec};
-use crate::{Error, Result};
+use crate::{Error, Result, signal};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 /// Text files (one document each) and JSONL files (one document a line) to a corpus
@@ -77,32 +76,12 @@ pub struct Build {
     journal_every: f64,
 }
 
-static ASKED: AtomicBool = AtomicBool::new(false);
-
-extern "C" fn note(_: libc::c_int) {
-    ASKED.store(true, SeqCst);
-}
-
-/// SIGTERM, SIGUSR1 and the first Ctrl-C only set the flag.
-fn listen() {
-    for signal in [libc::SIGTERM, libc::SIGUSR1, libc::SIGINT] {
-        // SAFETY: the handler only stores to an atomic; with RESETHAND a second Ctrl-C ends the process at once.
-        unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = note as *const () as usize;
-            action.sa_flags = libc::SA_RESTART | if signal == libc::SIGINT { libc::SA_RESETHAND } else { 0 };
-            libc::sigaction(signal, &action, std::ptr::null_mut());
-        }
-    }
-}
-
 impl Build {
     pub fn run(self) -> Result<()> {
         let options = self.options()?;
-        listen();
+        signal::listen();
         let mut rate = Rate::new();
-        let stop = || ASKED.load(SeqCst);
-        let control = Control { stop: &stop, show: &mut |progress| rate.show(progress) };
+        let control = Control { stop: &signal::asked_to_stop, show: &mut |progress| rate.show(progress) };
         let result = build(&options, control);
         drop(rate);
         match result? {
