@@ -6,7 +6,7 @@
 //!
 //! A module may use only modules of its own layer or below (`tests/layers.rs`):
 //! `cmd` > `plan` `report` > `train` > `run` `hf` > `checkpoint` `data` `optim` > `model` > `params` > `ops` > `tape` > `comm` >
-//! `tensor` `device` > `config` `rng` `error` `terminal`.
+//! `tensor` `device` > `config` `rng` `signal` `error` `terminal`.
 
 pub mod checkpoint;
 pub mod cmd;
@@ -23,6 +23,7 @@ pub mod params;
 pub mod plan;
 pub mod report;
 pub mod rng;
+pub mod signal;
 pub mod tape;
 pub mod tensor;
 pub mod terminal;

@@ -8,6 +8,8 @@ mod adopting;
 mod building;
 #[path = "data/compressed.rs"]
 mod compressed;
+#[path = "data/empty.rs"]
+mod empty;
 #[path = "data/files.rs"]
 mod files;
 #[path = "data/heldout.rs"]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Lowest first; modules of one row may use each other only from right to left.
 const LAYERS: &[&[&str]] = &[
-    &["terminal", "error", "config", "rng"],
+    &["terminal", "error", "signal", "config", "rng"],
     &["device", "tensor"],
     &["comm"],
     &["tape", "ops"],
@@ -99,6 +99,15 @@ fn modules_use_only_their_own_layer_and_those_below() {
     }
     assert!(seen > 100, "only {seen} uses were found: is this test blind?");
     assert!(bad.is_empty(), "upward uses:\n{}", bad.join("\n"));
+}
+
+#[test]
+fn one_file_says_what_asks_the_program_to_stop() {
+    let mut files = vec![];
+    sources(&root(), &mut files);
+    let text = |file: &PathBuf| std::fs::read_to_string(file).unwrap();
+    let of = |word: &str| files.iter().filter(|file| text(file).contains(word)).count();
+    assert_eq!(["SIGTERM,", "SIGUSR1", "libc::SIGINT"].map(of), [1, 1, 1]);
 }
 
 #[test]

@@ -289,3 +289,28 @@ fn the_page_has_every_part_in_few_lines_and_nothing_is_written() {
         espalier(&["train", &file, "--ranks", "3", "--dry-run"]).output().expect("the program starts");
     assert_eq!(refused.status.code(), Some(2), "3 ranks do not divide 8 sequences");
 }
+
+#[test]
+fn a_dry_run_takes_every_evaluation_that_training_takes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let rest = "global_batch = 2\n[model]\npreset = \"llama-tiny\"\nvocab = 257\nlayers = 1";
+    let file = run_file(dir.path(), rest);
+    // All of a corpus that holds nothing out, and all of one that does.
+    for (on, holdout, tokens) in [("text", "0.0", 3000), ("text", "0.2", 3000), ("text:heldout", "0.2", 3000)]
+    {
+        let set = [
+            format!("eval.on=[\"{on}\"]"),
+            format!("data.text.holdout={holdout}"),
+            format!("eval.tokens={tokens}"),
+        ];
+        let mut args = vec!["train", &file];
+        set.iter().for_each(|s| args.extend(["--set", s]));
+        output(&[&args[..], &["--dry-run"]].concat());
+        output(&args);
+        let rows = std::fs::read_to_string(dir.path().join("run/metrics.jsonl")).expect("metrics");
+        let rows = rows.lines().map(|l| serde_json::from_str::<Value>(l).expect("a row"));
+        let last = rows.filter(|row| row["kind"] == "eval").last().expect("an evaluation");
+        assert_eq!((&last["corpus"], &last["tokens"]), (&Value::from(on), &Value::from(tokens)));
+        std::fs::remove_dir_all(dir.path().join("run")).expect("removed");
+    }
+}

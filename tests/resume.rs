@@ -5,9 +5,10 @@ mod process;
 #[path = "common/random.rs"]
 mod random;
 
-use espalier::checkpoint::{Area, Checkpoint, Kind};
+use espalier::checkpoint::{Area, Checkpoint, Kind, Manifest};
 use espalier::comm::{Mesh, run_ranks};
 use espalier::config::RunConfig;
+use espalier::data::{Entry, Ledger, Mixture};
 use espalier::device::Device;
 use espalier::train::position::Position;
 use espalier::train::replica::Replica;
@@ -15,6 +16,7 @@ use espalier::train::resume::{self, Start};
 use espalier::train::{corpora, run};
 use process::{Process, RUN, Run, STEPS, Site};
 use random::Random;
+use serde_json::{Value, json};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -219,7 +221,7 @@ fn rewrite(from: &Run, tp: usize, zero: u8, to: &Run) {
     let done = run_ranks(2, Duration::from_secs(60), |world| {
         let mut r = Replica::new(Device::cpu(1), Mesh::new(world, tp)?, &run::plan(&read));
         let position = resume::load(&read, &start, &mut r)?;
-        resume::save(&write, &domains, &r, position, 0.0)
+        resume::save(&write, &domains, &r, position, resume::cursor(&start)?.as_ref(), 0.0)
     });
     done.expect("a checkpoint is written");
 }
@@ -313,4 +315,68 @@ fn of_damaged_checkpoints_it_says_so_and_uses_an_earlier_one() {
     assert_eq!(sentences.len(), 1, "{said}");
     assert!(sentences[0].contains("every checkpoint is damaged"), "{said}");
     assert!(!said.contains("panicked"), "{said}");
+}
+
+/// The checkpoint of a step with another note of where the data cursor is.
+fn note_cursor(run: &Run, step: u64, cursor: Value) {
+    let folder = run.checkpoint(step);
+    let mut manifest = Manifest::read(&folder).expect("a manifest");
+    manifest.meta.data = cursor;
+    manifest.write(&folder).expect("written");
+}
+
+#[test]
+fn a_resume_goes_on_from_the_counts_of_the_checkpoint_and_refuses_those_of_another_moment() {
+    let site = Site::in_memory();
+    let calm = site.run("calm", &[]);
+    calm.finish();
+    // 40 updates of 4 samples; from update 33 on the second mix.
+    let entry = |first_sample, large| {
+        let weights = vec![("large".into(), large), ("small".into(), 1.0 - large)];
+        Entry { first_sample, weights }
+    };
+    let ledger = Ledger { entries: vec![entry(0, 0.7), entry(4 * 33, 0.4)] };
+    let mut mixture = Mixture::new(&ledger, &["large".into(), "small".into()]).expect("a mix");
+    mixture.seek(160);
+    let noted = |step| Manifest::read(&calm.checkpoint(step)).expect("a manifest").meta.data;
+    let snapshot = mixture.snapshot();
+    assert_eq!(noted(40), serde_json::to_value(&snapshot).expect("numbers"));
+    let [(_, large), (_, small)] = &snapshot.counts[..] else { panic!("{snapshot:?}") };
+
+    // A checkpoint without the note, as earlier programs wrote it.
+    let none = site.run_from("none", &[], &calm, &[40]);
+    note_cursor(&none, 40, Value::Null);
+    none.finish();
+    none.assert_ended_like(&calm);
+    // Counts that the mix could have come to are believed: nothing before them was drawn again.
+    let near = site.run_from("near", &[], &calm, &[40]);
+    note_cursor(&near, 40, json!({ "sample": 160, "counts": [["large", large + 1], ["small", small - 1]] }));
+    near.finish();
+    let (ours, theirs) = (near.losses(), calm.losses());
+    assert!(
+        ours.iter().any(|(step, loss)| theirs[step] != *loss),
+        "the counts of the checkpoint were not used"
+    );
+
+    for (name, cursor, says) in [
+        (
+            "sample",
+            json!({ "sample": 156, "counts": [["large", large - 4], ["small", small]] }),
+            "its data cursor is at sample 156, but the run is at sample 160",
+        ),
+        (
+            "counts",
+            json!({ "sample": 160, "counts": [["large", 160], ["small", 0]] }),
+            "gave 160 of 160 samples",
+        ),
+        ("corpus", json!({ "sample": 160, "counts": [["other", 160]] }), "came from \"other\""),
+        ("shape", json!([1]), "\"data\" of its manifest is no data cursor"),
+    ] {
+        let run = site.run_from(name, &[], &calm, &[40]);
+        note_cursor(&run, 40, cursor);
+        let status = run.start().wait();
+        let said = run.stderr();
+        assert_eq!(status.code(), Some(4), "{name}: {status}: {said}");
+        assert!(said.contains(says) && !said.contains("panicked"), "{said}");
+    }
 }

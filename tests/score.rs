@@ -8,12 +8,12 @@ use espalier::checkpoint::{Checkpoint, Values, resolve};
 use espalier::comm::Mesh;
 use espalier::config::{OptimConfig, OptimKind, RunConfig};
 use espalier::data::side::{self, Column, SideType, Stream, Value};
-use espalier::data::{Corpus, CorpusWriter, Tokenizer};
+use espalier::data::{Corpus, CorpusWriter, Tokenizer, build_bytes};
 use espalier::device::{DType, Device};
 use espalier::tape::{At, Recompute, Seq};
 use espalier::train::replica::{Plan, Replica};
 use espalier::train::run::{Launch, train};
-use espalier::train::score::{Job, Output, Summary, Windows, score};
+use espalier::train::score::{Job, Output, Summary, TextBytes, Windows, score};
 use espalier::train::step::forward;
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
@@ -67,6 +67,12 @@ impl Site {
         let folder = tempfile::tempdir().unwrap();
         let prefix = folder.path().join("web");
         let corpus = corpus(&prefix, 0);
+        Site::of(folder, corpus, dtype).0
+    }
+
+    /// Any corpus of bytes, `web` in the folder. Also the row of the training's last evaluation of it.
+    fn of(folder: TempDir, corpus: Corpus, dtype: &str) -> (Site, serde_json::Value) {
+        let prefix = corpus.prefix().to_path_buf();
         let run = folder.path().join("run");
         let text = RUN.replace("RUN", run.to_str().unwrap()).replace("CORPUS", prefix.to_str().unwrap());
         let file = folder.path().join("run.toml");
@@ -79,7 +85,7 @@ impl Site {
         assert_eq!(last["tokens"].as_u64().unwrap(), predictions(&corpus));
         let evaluated = last["nll_token"].as_f64().unwrap();
         let checkpoint = Checkpoint::open(&resolve(&run, None).unwrap()).unwrap();
-        Site { folder, corpus, checkpoint, evaluated }
+        (Site { folder, corpus, checkpoint, evaluated }, last.clone())
     }
 
     fn job(&self, outputs: &[Output]) -> Job<'_> {
@@ -168,7 +174,8 @@ fn launch(ranks: usize, threads: usize) -> Launch {
     Launch { ranks, threads: Some(threads), deadline: Duration::from_secs(300) }
 }
 
-/// English, in documents of 1 to 700 tokens; every ninth has one token and so no prediction, the last two too.
+/// English, in documents of 1 to 700 tokens; every ninth has one token and so no prediction, the last two too. Between
+/// them are documents without tokens, the first among them.
 fn corpus(prefix: &Path, shift: u32) -> Corpus {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/text");
     let names = ["1805-Jefferson-1.txt", "1797-Adams-1.txt"];
@@ -176,8 +183,12 @@ fn corpus(prefix: &Path, shift: u32) -> Corpus {
     let tokens: Vec<u32> = text.iter().map(|b| (u32::from(*b) + shift) % 257).collect();
     let tokenizer = Tokenizer { kind: "test".into(), hash: 7 };
     let mut writer = CorpusWriter::create(prefix, 257, tokenizer, None).unwrap();
+    writer.keep_empty(true);
     let (mut rest, mut i) = (&tokens[..tokens.len() - 2], 0);
     while !rest.is_empty() {
+        if i % 14 == 0 {
+            writer.end_document(0).unwrap();
+        }
         let length =
             if i % 9 == 4 { 1 } else { 2 + (i * i * 31 + i * 7) % if i % 5 == 0 { 699 } else { 60 } };
         let (document, after) = rest.split_at(length.min(rest.len()));
@@ -196,7 +207,7 @@ fn corpus(prefix: &Path, shift: u32) -> Corpus {
 fn predictions(corpus: &Corpus) -> u64 {
     let of = |doc| {
         let range = corpus.document_range(doc).unwrap();
-        range.end - range.start - 1
+        (range.end - range.start).saturating_sub(1)
     };
     (0..corpus.documents()).map(of).sum()
 }
@@ -249,12 +260,12 @@ fn every_loss_is_that_of_its_own_windows_logits() {
         site.scored(&name, change, &launch(1, 2));
         let (mut stream, lines) = (vec![0.0; n], site.lines(&name));
         Stream::open(&site.corpus, &name).unwrap().read(0, &mut stream).unwrap();
-        let (mut several, mut none) = (0, 0);
+        let (mut several, mut none, mut empty) = (0, 0, 0);
         for (doc, line) in lines.iter().enumerate() {
             let range = site.corpus.document_range(doc as u64).unwrap();
             let text = &tokens[range.start as usize..range.end as usize];
             // The loss of token i, from the window that predicts it first: k = 0, or the least k with i ≤ k·S + T.
-            let mut want = vec![f64::NAN];
+            let mut want = vec![f64::NAN; text.len().min(1)];
             let mut start = 0;
             while want.len() < text.len() {
                 let window = &text[start..text.len().min(start + SEQ_LEN + 1)];
@@ -265,11 +276,12 @@ fn every_loss_is_that_of_its_own_windows_logits() {
             }
             several += usize::from(start > stride);
             none += usize::from(text.len() == 1);
-            let sum: f64 = want[1..].iter().sum();
+            empty += usize::from(text.is_empty());
+            let sum: f64 = want.iter().skip(1).sum();
             assert_eq!((line.document, line.tokens as usize), (doc as u64, text.len()));
-            assert_eq!(line.predictions as usize, text.len() - 1);
+            assert_eq!(line.predictions as usize, text.len().saturating_sub(1));
             assert!((line.sum - sum).abs() <= 2e-6 * sum, "document {doc}: {} and {sum}", line.sum);
-            assert_eq!(line.mean.is_none(), text.len() == 1);
+            assert_eq!(line.mean.is_none(), text.len() < 2);
             if let Some(mean) = line.mean {
                 assert!((mean - sum / (text.len() - 1) as f64).abs() <= 2e-6 * mean);
             }
@@ -279,7 +291,10 @@ fn every_loss_is_that_of_its_own_windows_logits() {
                 assert!(close || (i == 0 && got.is_nan()), "document {doc} token {i}: {got}, not {want}");
             }
         }
-        assert!(several > 10 && none > 5, "{several} long and {none} short documents");
+        assert!(
+            several > 10 && none > 5 && empty > 3,
+            "{several} long, {none} short, {empty} empty documents"
+        );
         assert_eq!(lines.len() as u64, documents);
     }
 }
@@ -479,11 +494,56 @@ fn what_cannot_be_scored_is_refused_before_anything_is_written() {
     assert_eq!(after, before + 3, "the other corpus is all that came");
 }
 
+#[test]
+fn bits_per_byte_are_those_of_the_evaluation_where_the_tokenizer_has_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/text");
+    let names = ["1805-Jefferson-1.txt", "1797-Adams-1.txt"].map(|name| text.join(name));
+    build_bytes(&names, &folder.path().join("web")).unwrap();
+    let corpus = Corpus::open(&folder.path().join("web")).unwrap();
+    let (site, evaluated) = Site::of(folder, corpus, "f32");
+    let summary = site.scored("nll", |_| {}, &launch(1, 2));
+    // The first byte of each text is not predicted, its end is no text.
+    assert_eq!(summary.bytes, TextBytes::Predicted(summary.predictions - 2));
+    let (ours, theirs) = (summary.bits_byte().unwrap(), evaluated["bits_byte"].as_f64().unwrap());
+    assert!((ours / theirs - 1.0).abs() < 1e-12 && ours > 1.0, "{ours}, the evaluation had {theirs}");
+    assert!(summary.tokens_per_s.unwrap() > 0.0);
+    let second = site.scored("second", |job| job.documents = 1..2, &launch(1, 2));
+    assert_eq!(second.bytes, TextBytes::Predicted(second.predictions - 1));
+}
+
+#[test]
+fn bits_per_byte_of_other_tokenizers_are_of_the_source_text_or_said_to_be_unknown() {
+    let site = Site::new("f32");
+    let bytes = site.corpus.meta().source_bytes;
+    let whole = site.scored("whole", |_| {}, &launch(1, 2));
+    assert_eq!(whole.bytes, TextBytes::Source(bytes));
+    assert_eq!(whole.bits_byte().unwrap(), whole.nll / std::f64::consts::LN_2 / bytes as f64);
+    let part = site.scored("part", |job| job.documents.end -= 1, &launch(1, 2));
+    assert!(matches!(part.bytes, TextBytes::Unknown(why) if why.contains("only a part was scored")));
+    assert_eq!(part.bits_byte(), None);
+    let says = |args: &[&str]| {
+        let mut command = Scoring::command(&site, args[0], &args[1..]);
+        let output = command.stdout(Stdio::piped()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let line = says(&["line"]);
+    let want = format!("nats each, {:.4} bits/byte of the source text, ", whole.bits_byte().unwrap());
+    assert!(line.contains(&want) && line.ends_with(" tok/s\n"), "{line}");
+    let line = says(&["cut", "--documents", "..20"]);
+    assert!(line.contains("bits/byte not known (its tokenizer does not say"), "{line}");
+    let row: serde_json::Value = serde_json::from_str(&says(&["row", "--json"])).unwrap();
+    assert_eq!((&row["bytes"], &row["bytes_of"]), (&bytes.into(), &"source".into()));
+    assert_eq!(row["bits_byte"].as_f64(), whole.bits_byte());
+    assert!(row["tokens_per_s"].as_f64().unwrap() > 0.0);
+}
+
 /// The program scoring into all outputs of a name.
 struct Scoring(Child);
 
 impl Scoring {
-    fn start(site: &Site, name: &str, args: &[&str]) -> Scoring {
+    fn command(site: &Site, name: &str, args: &[&str]) -> Command {
         let (stream, column) = (format!("stream:{name}"), format!("column:{name}"));
         let lines = format!("jsonl:{}", site.folder.path().join(format!("{name}.jsonl")).display());
         let mut command = Command::new(env!("CARGO_BIN_EXE_espalier"));
@@ -500,8 +560,12 @@ impl Scoring {
             "--threads",
             "1",
         ]);
-        let command = command.args(args).env_clear().stdin(Stdio::null());
-        Scoring(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        command.args(args).env_clear().stdin(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    fn start(site: &Site, name: &str, args: &[&str]) -> Scoring {
+        Scoring(Scoring::command(site, name, args).stdout(Stdio::null()).spawn().unwrap())
     }
 
     fn signal(&self, signal: libc::c_int) {

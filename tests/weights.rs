@@ -11,6 +11,7 @@ mod random;
 mod replica;
 
 use espalier::Result;
+use espalier::checkpoint::Manifest;
 use espalier::comm::Mesh;
 use espalier::config::{ModelConfig, OptimKind, RunConfig};
 use espalier::data::side::{SideType, StreamWriter};
@@ -446,4 +447,41 @@ fn a_weighted_run_trains_the_same_on_any_number_of_ranks() {
             assert!((a / x - 1.0).abs() < 1e-5, "{ranks} ranks: {a} and {x}");
         }
     }
+}
+
+#[test]
+fn a_resume_with_another_side_stream_is_refused_by_its_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let prefix = folder.path().join("web");
+    let (_, values) = prompts_and_completions(&prefix);
+    let hash = Corpus::open(&prefix).expect("a corpus").hash();
+    let write = |values: &[f32]| {
+        let mut stream = StreamWriter::create(&prefix, "loss", SideType::F16).expect("a stream");
+        stream.push(values).expect("written");
+        stream.finish(hash).expect("written");
+    };
+    let (config, _) = run(folder.path(), "run", "loss", (2, 1e-3), 1);
+    let again = || train(&config, &Launch { ranks: 1, threads: Some(1), deadline: Duration::from_secs(300) });
+    let mut other = values.clone();
+    *other.last_mut().expect("values") += 1.0;
+    write(&other);
+    let error = again().expect_err("another stream");
+    assert_eq!(error.exit_code(), 3);
+    let said = error.to_string();
+    let want = "the side stream that weighs the targets of corpus \"web\" is not the one this run began with: now it is loss ";
+    assert!(said.contains(want) && said.contains(", it was loss "), "{said}");
+    write(&values);
+    again().expect("the same stream");
+
+    // A checkpoint that does not say which stream it was.
+    let at = config.run.dir.join("ckpt/step-00000002");
+    let mut manifest = Manifest::read(&at).expect("a manifest");
+    assert!(manifest.meta.corpora[0].weights.take().is_some_and(|weights| weights.starts_with("loss ")));
+    manifest.write(&at).expect("written");
+    write(&other);
+    again().expect("nothing to compare with");
+
+    let (config, _) = run(folder.path(), "plain", "none", (2, 1e-3), 1);
+    let manifest = Manifest::read(&config.run.dir.join("ckpt/step-00000002")).expect("a manifest");
+    assert_eq!(manifest.meta.corpora[0].weights.as_deref(), Some("none"));
 }

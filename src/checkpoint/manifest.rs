@@ -30,6 +30,10 @@ pub struct Clocks {
 pub struct CorpusId {
     pub name: String,
     pub hash: String,
+    /// The side stream that weighs its targets, as `NAME HASH`, or `none`. Absent where the program that wrote the
+    /// checkpoint did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
 }
 
 /// What a resume needs besides tensors, and where they came from. No times, hosts or attempts: equal states give
@@ -44,7 +48,9 @@ pub struct Meta {
     pub lr: f64,
     /// Mixture weights by first sample.
     pub ledger: serde_json::Value,
-    /// Counters of the data mixture.
+    /// Where the data cursor is: the samples drawn in all, `clocks.sample`, and from each corpus. Null before the first
+    /// sample, in an import, and in checkpoints of programs that did not note it; then a resume counts from the cursor's
+    /// beginning.
     pub data: serde_json::Value,
     pub corpora: Vec<CorpusId>,
     pub tokenizer_hash: String,

@@ -4,8 +4,9 @@ use crate::config::RunConfig;
 use crate::data::Corpus;
 use crate::device::DType;
 use crate::train::evaluate::batch_rows;
+use crate::train::progress;
 use crate::train::run::Launch;
-use crate::train::score::{Job, Output, Windows, score};
+use crate::train::score::{Job, Output, Summary, TextBytes, Windows, score};
 use crate::{Error, Result};
 use serde_json::json;
 use std::ops::Range;
@@ -90,21 +91,42 @@ impl Score {
         let launch =
             Launch { ranks: self.ranks, threads: self.threads, deadline: Duration::from_secs(self.deadline) };
         let s = score(&job, &launch)?;
-        let mean = s.nll / s.predictions as f64;
         match self.json {
-            true => println!(
-                "{}",
-                json!({ "documents": s.documents, "predictions": s.predictions, "nll_sum": s.nll, "nll": mean })
-            ),
-            false => println!(
-                "{}: {} documents, {} predictions, {mean:.4} nats each",
-                self.corpus.display(),
-                s.documents,
-                s.predictions
-            ),
+            true => println!("{}", row(&s)),
+            false => println!("{}: {}", self.corpus.display(), line(&s)),
         }
         Ok(())
     }
+}
+
+fn row(s: &Summary) -> serde_json::Value {
+    let bytes_of = match s.bytes {
+        TextBytes::Predicted(_) => Some("predictions"),
+        TextBytes::Source(_) => Some("source"),
+        TextBytes::Unknown(_) => None,
+    };
+    json!({
+        "documents": s.documents, "predictions": s.predictions, "nll_sum": s.nll,
+        "nll": s.nll / s.predictions as f64,
+        "bits_byte": s.bits_byte(), "bytes": s.bytes.count(), "bytes_of": bytes_of,
+        "tokens_per_s": s.tokens_per_s,
+    })
+}
+
+fn line(s: &Summary) -> String {
+    let mean = s.nll / s.predictions as f64;
+    let mut line = format!("{} documents, {} predictions, {mean:.4} nats each", s.documents, s.predictions);
+    let bits = s.bits_byte().map(|bits| format!(", {bits:.4} bits/byte"));
+    line += &match (s.bytes, bits) {
+        (TextBytes::Predicted(_), Some(bits)) => bits,
+        (TextBytes::Source(_), Some(bits)) => format!("{bits} of the source text"),
+        (TextBytes::Unknown(why), _) => format!(", bits/byte not known ({why})"),
+        (_, None) => ", no text for bits/byte".into(),
+    };
+    if let Some(rate) = s.tokens_per_s {
+        line += &format!(", {} tok/s", progress::count(rate));
+    }
+    line
 }
 
 fn dtype(name: &str) -> Result<DType> {

@@ -20,7 +20,8 @@ pub struct Corpus {
     tokens: Tokens,
     index: Index,
     meta: Meta,
-    _staged: Option<Staged>,
+    access: Access,
+    staged: Option<Staged>,
 }
 
 impl std::fmt::Debug for Corpus {
@@ -49,7 +50,7 @@ impl Corpus {
         let access = if io == Io::Pread { Access::Positioned } else { Access::Mapped };
         let tokens = form.open(access)?;
         let index = Index::open(Source::open(&idx, access)?, tokens.len())?;
-        let corpus = Corpus { prefix: prefix.into(), tokens, index, meta, _staged: staged };
+        let corpus = Corpus { prefix: prefix.into(), tokens, index, meta, access, staged };
         corpus.check(&form)?;
         Ok(corpus)
     }
@@ -97,6 +98,14 @@ impl Corpus {
     /// The path all three files share.
     pub fn prefix(&self) -> &Path {
         &self.prefix
+    }
+    /// How its files are read; what lies beside it is read likewise.
+    pub(super) fn access(&self) -> Access {
+        self.access
+    }
+    /// The copy that is read, with `Io::Stage`.
+    pub(super) fn staged(&self) -> Option<&Staged> {
+        self.staged.as_ref()
     }
     pub fn meta(&self) -> &Meta {
         &self.meta
@@ -279,7 +288,8 @@ impl Corpus {
             tokens: form.open(Access::Positioned)?,
             index,
             meta: self.meta.clone(),
-            _staged: None,
+            access: Access::Positioned,
+            staged: None,
         };
         let (idx, bin) = (whole.index.source.checksum()?, whole.read_all(progress)?);
         let sources = whole.tokens.sources();

@@ -92,6 +92,13 @@ impl Domain {
         })
     }
 
+    /// An error if a file that training reads was replaced, changed its length or was written to since it was opened: see
+    /// `Corpus::unchanged`.
+    pub fn unchanged(&self) -> Result<()> {
+        self.corpus.unchanged()?;
+        self.weights.as_ref().map_or(Ok(()), |stream| stream.unchanged())
+    }
+
     /// Whether document `doc` is held out. A function of its first bytes and `holdout`; a larger holdout keeps all
     /// that a smaller one held.
     pub fn holds_out(&self, doc: u64) -> Result<bool> {

@@ -166,43 +166,40 @@ impl Mixture {
 
     /// Goes on from a snapshot without replaying what came before it. A snapshot of another run is an error.
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<()> {
-        let bad = |problem: String| {
-            Error::config(
-                "checkpoint",
-                "data cursor",
-                problem,
-                "resume with the mix and data of the same run",
-            )
-        };
+        let remedy = "resume with the mix and data of the same run";
+        let counts = self.counts_of(snapshot);
+        let counts = counts.map_err(|problem| Error::config("checkpoint", "data cursor", problem, remedy))?;
+        (self.sample, self.counts) = (snapshot.sample, counts.clone());
+        self.marks.insert(snapshot.sample, counts);
+        Ok(())
+    }
+
+    /// The counts of a snapshot by domain number, or why it cannot be one of this mix.
+    pub fn counts_of(&self, snapshot: &Snapshot) -> std::result::Result<Vec<u64>, String> {
         let mut counts = vec![0; self.names.len()];
         for (name, count) in &snapshot.counts {
             match self.names.iter().position(|n| n == name) {
                 Some(d) => counts[d] = *count,
                 None if *count == 0 => {}
                 None => {
-                    return Err(bad(format!("{count} samples came from \"{name}\", which this run has not")));
+                    return Err(format!("{count} samples came from \"{name}\", which this run has not"));
                 }
             }
         }
         let total = counts.iter().try_fold(0u64, |sum, &count| sum.checked_add(count));
         if total != Some(snapshot.sample) {
-            return Err(bad(format!(
-                "the counts of the domains do not add up to sample {}",
-                snapshot.sample
-            )));
+            return Err(format!("the counts of the domains do not add up to sample {}", snapshot.sample));
         }
         let bound = (2 * self.names.len() + 1) as f64;
         for (d, expected) in self.expected(snapshot.sample).into_iter().enumerate() {
             if (counts[d] as f64 - expected).abs() > bound {
                 let (name, count, sample) = (&self.names[d], counts[d], snapshot.sample);
-                let problem =
-                    format!("\"{name}\" gave {count} of {sample} samples, its weights say {expected:.0}");
-                return Err(bad(problem));
+                return Err(format!(
+                    "\"{name}\" gave {count} of {sample} samples, its weights say {expected:.0}"
+                ));
             }
         }
-        (self.sample, self.counts) = (snapshot.sample, counts.clone());
-        self.marks.insert(snapshot.sample, counts);
-        Ok(())
+        Ok(counts)
     }
 
     fn weights_at(&self, sample: u64) -> &Weights {

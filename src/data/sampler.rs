@@ -167,6 +167,10 @@ impl Sampler {
     pub fn restore(&mut self, state: &Snapshot) -> Result<()> {
         self.mixture.restore(state)
     }
+    /// Why `restore` would refuse a state.
+    pub fn check_state(&self, state: &Snapshot) -> std::result::Result<(), String> {
+        self.mixture.counts_of(state).map(drop)
+    }
 
     /// Lays the next sample out in `row`: its number and its domain.
     fn lay_next(&mut self) -> Result<(u64, usize)> {

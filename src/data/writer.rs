@@ -3,7 +3,8 @@
 //! they are complete (`staging`).
 //!
 //! Sequences and documents are those of Megatron's `IndexedDatasetBuilder`: `push` and `end_sequence` are its
-//! `add_item`, `close_document` its `end_document`; `end_document` is what its preprocessing does with a text.
+//! `add_item`, `close_document` its `end_document`; `end_document` is what its preprocessing does with a text: with
+//! `keep_empty` also with one that has no tokens, which becomes a document of no sequence.
 
 use super::idx::{MAGIC, TokenType, VERSION};
 use super::meta::{Meta, Tokenizer, beside};
@@ -31,6 +32,7 @@ pub struct CorpusWriter {
     buffer: Vec<u8>,
     at: Mark,
     max_sequence: u32,
+    keep_empty: bool,
 }
 
 /// How far a corpus is written: what a build needs to go on.
@@ -81,7 +83,14 @@ impl CorpusWriter {
             buffer: Vec::new(),
             at: mark,
             max_sequence: MAX_SEQUENCE,
+            keep_empty: false,
         })
+    }
+
+    /// Whether `end_document` keeps documents without tokens, as documents of no sequence and no end-of-document token;
+    /// at first it leaves them out.
+    pub fn keep_empty(&mut self, keep: bool) {
+        self.keep_empty = keep;
     }
 
     /// Appends to the current document.
@@ -114,10 +123,11 @@ impl CorpusWriter {
         Ok(())
     }
 
-    /// Ends the current document, which stood for `source_bytes` of text. One without tokens is left out.
+    /// Ends the current document, which stood for `source_bytes` of text. One without tokens is left out, or kept if
+    /// `keep_empty` was asked for.
     pub fn end_document(&mut self, source_bytes: u64) -> Result<()> {
         if self.at.pending == 0 {
-            return Ok(());
+            return if self.keep_empty { self.close_document(source_bytes) } else { Ok(()) };
         }
         if let Some(end) = self.meta.end_of_document {
             self.push(&[end])?;
@@ -175,7 +185,9 @@ impl CorpusWriter {
 
     /// Completes the files in the folder.
     pub(super) fn stage(&mut self) -> Result<Meta> {
-        self.end_document(0)?;
+        if self.in_document() {
+            self.end_document(0)?;
+        }
         if self.at.tokens == 0 {
             return Err(Error::data(
                 self.staging.prefix(),

@@ -13,7 +13,7 @@ use crate::config::{OptimKind, OptimState, PhaseConfig, Precision, RunConfig};
 use crate::data::{Domain, HeldOut};
 use crate::device::{Category, arena::MemoryUse};
 use crate::train::corpora;
-use crate::train::evaluate::batch_rows;
+use crate::train::evaluate::{batch_rows, held_out};
 use crate::train::position::Position;
 use crate::train::rehearsal::Rehearsal;
 use crate::train::run::{Launch, check};
@@ -130,7 +130,7 @@ impl DryRun {
     pub fn new(config: &RunConfig, launch: &Launch) -> Result<DryRun> {
         check(config, launch)?;
         let domains = corpora::look(config)?;
-        let held = held_out(config, &domains)?;
+        let held = config.phases.iter().map(|p| held_out(&domains, p)).collect::<Result<Vec<_>>>()?;
         let (tp, dp) = (config.parallel.tp, launch.ranks / config.parallel.tp);
         let threads = launch.threads_per_rank();
 
@@ -176,16 +176,6 @@ impl DryRun {
             phases,
         })
     }
-}
-
-/// What each phase evaluates on.
-fn held_out(config: &RunConfig, domains: &[Domain]) -> Result<Vec<Vec<HeldOut>>> {
-    let of_phase = |p: &PhaseConfig| {
-        let Some(eval) = &p.eval else { return Ok(vec![]) };
-        let named = |name: &str| domains.iter().find(|d| d.name == name).expect("the run file was checked");
-        eval.on.iter().map(|t| HeldOut::new(named(&t.corpus), p.seq_len, eval.tokens)).collect()
-    };
-    config.phases.iter().map(of_phase).collect()
 }
 
 impl Phase {

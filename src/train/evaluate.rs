@@ -4,7 +4,8 @@ use super::replica::Replica;
 use super::step::{MicroBatch, evaluate};
 use crate::Result;
 use crate::comm::Reduce;
-use crate::data::HeldOut;
+use crate::config::{EvalTarget, PhaseConfig};
+use crate::data::{Domain, HeldOut};
 use crate::device::{Category, DType};
 use crate::tape::At;
 use crate::tensor::Tensor;
@@ -14,6 +15,20 @@ pub struct EvalResult {
     pub nll_token: f64,
     pub bits_byte: Option<f64>,
     pub tokens: u64,
+}
+
+/// What a phase evaluates on, in the order of the run file.
+pub fn held_out(domains: &[Domain], phase: &PhaseConfig) -> Result<Vec<HeldOut>> {
+    let Some(eval) = &phase.eval else { return Ok(vec![]) };
+    let of = |target: &EvalTarget| {
+        let domain = domains.iter().find(|d| d.name == target.corpus);
+        let mut domain = domain.expect("the run file was checked").clone();
+        if !target.heldout {
+            domain.holdout = 1.0; // all of it
+        }
+        HeldOut::new(&domain, phase.seq_len, eval.tokens)
+    };
+    eval.on.iter().map(of).collect()
 }
 
 /// Rows of a batch: enough tokens for matrix products to be efficient.

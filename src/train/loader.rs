@@ -2,11 +2,12 @@
 //!
 //! The thread draws the updates of a phase in their order and hands them over a bounded channel, so what a run trains
 //! on does not depend on how fast either side is. With each update it asks whether the corpora's files are still as they
-//! were. What the step waits for is the time that `take` blocks.
+//! were. What the step waits for is the time that `take` blocks. Each update comes with where the data cursor is after it,
+//! which goes into checkpoints: the thread's own sampler is ahead.
 
 use super::corpora::Split;
 use super::step::MicroBatch;
-use crate::data::Sampler;
+use crate::data::{Sampler, Snapshot};
 use crate::{Error, Result};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
@@ -14,9 +15,18 @@ use std::thread::JoinHandle;
 /// Updates that lie ready, beside the one the step works on and the one whose weights it announces.
 const AHEAD: usize = 2;
 
+/// One update; after the last, nothing.
+#[derive(Default)]
+pub struct Drawn {
+    /// Of this rank.
+    pub batches: Vec<MicroBatch>,
+    /// Where the data cursor is after the update, the same on all ranks.
+    pub cursor: Option<Snapshot>,
+}
+
 pub struct Loader {
     /// None once the loader is being dropped.
-    updates: Option<Receiver<Result<Vec<MicroBatch>>>>,
+    updates: Option<Receiver<Result<Drawn>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -33,8 +43,12 @@ impl Loader {
         let (give, take) = sync_channel(AHEAD);
         let draw = move || {
             for i in 0..updates {
-                let drawn = split.draw(&mut sampler, first + i * global_batch as u64);
-                let unchanged = sampler.domains().try_for_each(|domain| domain.corpus.unchanged());
+                let (begin, end) = (first + i * global_batch as u64, first + (i + 1) * global_batch as u64);
+                let drawn = split.draw(&mut sampler, begin).map(|batches| {
+                    sampler.seek(end);
+                    Drawn { batches, cursor: Some(sampler.state()) }
+                });
+                let unchanged = sampler.domains().try_for_each(|domain| domain.unchanged());
                 let drawn = drawn.and_then(|drawn| unchanged.map(|()| drawn));
                 let failed = drawn.is_err();
                 // Nobody listens any more when the phase ended early.
@@ -52,12 +66,12 @@ impl Loader {
         Ok(Loader { updates: Some(take), thread: Some(thread) })
     }
 
-    /// The micro-batches of the next update; none after the last.
-    pub fn take(&mut self) -> Result<Vec<MicroBatch>> {
+    /// The next update.
+    pub fn take(&mut self) -> Result<Drawn> {
         let updates = self.updates.as_ref().expect("there until dropped");
         updates.recv().unwrap_or_else(|_| match self.thread.take().map(JoinHandle::join) {
             Some(Err(panic)) => std::panic::resume_unwind(panic),
-            _ => Ok(vec![]),
+            _ => Ok(Drawn::default()),
         })
     }
 }

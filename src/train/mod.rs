@@ -16,6 +16,5 @@ pub mod replica;
 pub mod resume;
 pub mod run;
 pub mod score;
-pub mod signal;
 pub mod step;
 pub mod vote;

@@ -1,14 +1,17 @@
 //! Where a run begins: its own newest checkpoint, another run's weights, a Hugging Face directory, or nothing.
 
+use super::corpora;
 use super::position::Position;
 use super::replica::Replica;
 use crate::checkpoint::{self, Checkpoint, Clocks, CorpusId, Meta, SaveState, Saved, Values};
 use crate::config::{Every, Init, ModelConfig, Positions, Precision, RunConfig};
-use crate::data::{Domain, tokenizer};
+use crate::data::side::Stream;
+use crate::data::{Domain, Snapshot, tokenizer};
 use crate::hf::HfSource;
 use crate::params::{Dp, RandomInit, TensorSource};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What was found, the same for all ranks.
 pub enum Start {
@@ -99,7 +102,7 @@ fn check_resume(config: &RunConfig, domains: &[Domain], c: &Checkpoint) -> Resul
     let meta = &c.manifest().meta;
     let old = RunConfig::load(&c.path().join("run.toml"), &[])?;
     config.check_resume(&old)?;
-    for CorpusId { name, hash } in &meta.corpora {
+    for CorpusId { name, hash, weights } in &meta.corpora {
         let Some(domain) = domains.iter().find(|d| d.name == *name) else { continue };
         let now = format!("{:016x}", domain.corpus.hash());
         if now != *hash {
@@ -109,9 +112,60 @@ fn check_resume(config: &RunConfig, domains: &[Domain], c: &Checkpoint) -> Resul
                 "restore it, or start a new run with another run.dir",
             ));
         }
+        let now = weights_id(domain);
+        if let Some(then) = weights.as_ref().filter(|then| **then != now) {
+            return Err(Error::data(
+                domain.corpus.prefix(),
+                format!(
+                    "the side stream that weighs the targets of corpus \"{name}\" is not the one this run began \
+                     with: now it is {now}, it was {then}"
+                ),
+                "restore it, or start a new run with another run.dir",
+            ));
+        }
     }
     let position = Position { update: meta.clocks.update, phase: meta.phase, phase_step: meta.phase_step };
+    if let Some(cursor) = cursor_of(c)? {
+        check_cursor(config, domains, position, &cursor)
+            .map_err(|problem| Error::checkpoint(c.path(), problem, "use an earlier checkpoint"))?;
+    }
     Ok(position.normalised(config))
+}
+
+/// The data cursor must be where the clocks are, and one that the run's mix can have come to. A sampler that cannot be
+/// opened is reported where it is needed.
+fn check_cursor(
+    config: &RunConfig,
+    domains: &[Domain],
+    position: Position,
+    cursor: &Snapshot,
+) -> std::result::Result<(), String> {
+    let (drawn, sample) = (cursor.sample, position.sample(config));
+    if drawn != sample || position.phase >= config.phases.len() {
+        return Err(format!("its data cursor is at sample {drawn}, but the run is at sample {sample}"));
+    }
+    match corpora::sampler(config, domains, position.phase) {
+        Ok(sampler) => sampler
+            .check_state(cursor)
+            .map_err(|problem| format!("its data cursor does not fit the run: {problem}")),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Where the data cursor of a checkpoint is, if it says so.
+fn cursor_of(c: &Checkpoint) -> Result<Option<Snapshot>> {
+    serde_json::from_value(c.manifest().meta.data.clone()).map_err(|e| {
+        let problem = format!("\"data\" of its manifest is no data cursor: {e}");
+        Error::checkpoint(c.path(), problem, "use an earlier checkpoint")
+    })
+}
+
+/// Where the data cursor of a resumed run is, so that the samples before it need not be counted.
+pub fn cursor(start: &Start) -> Result<Option<Snapshot>> {
+    match start {
+        Start::Resume(c, _) => cursor_of(c),
+        Start::Fresh(_) => Ok(None),
+    }
 }
 
 /// Fills weights (and, on a resume, optimizer state) of this rank.
@@ -131,12 +185,13 @@ pub fn load(config: &RunConfig, start: &Start, r: &mut Replica) -> Result<Positi
     Ok(Position::default())
 }
 
-/// Writes a checkpoint. Collective over all ranks.
+/// Writes a checkpoint. `cursor`: where the data cursor is at `position`. Collective over all ranks.
 pub fn save(
     config: &RunConfig,
     domains: &[Domain],
     r: &Replica,
     position: Position,
+    cursor: Option<&Snapshot>,
     lr: f64,
 ) -> Result<Saved> {
     let dir = config.run.dir.join("ckpt");
@@ -151,7 +206,7 @@ pub fn save(
         phase_step: position.phase_step,
         lr,
         ledger: ledger(config),
-        data: serde_json::Value::Null,
+        data: cursor.map_or(serde_json::Value::Null, |c| serde_json::to_value(c).expect("names and numbers")),
         corpora: domains.iter().map(corpus_id).collect(),
         tokenizer_hash: domains
             .first()
@@ -198,7 +253,14 @@ pub fn save(
 }
 
 fn corpus_id(d: &Domain) -> CorpusId {
-    CorpusId { name: d.name.clone(), hash: format!("{:016x}", d.corpus.hash()) }
+    let hash = format!("{:016x}", d.corpus.hash());
+    CorpusId { name: d.name.clone(), hash, weights: Some(weights_id(d)) }
+}
+
+/// The stream by which a corpus weighs its targets, as checkpoints name it.
+fn weights_id(d: &Domain) -> String {
+    let id = |stream: &Arc<Stream>| format!("{} {:016x}", stream.name(), stream.hash());
+    d.weights.as_ref().map_or("none".into(), id)
 }
 
 /// The mix of each phase by its first sample, for the record.

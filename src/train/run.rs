@@ -2,7 +2,7 @@
 
 use super::corpora::{self, Split};
 use super::evaluate::{self, EvalResult};
-use super::loader::Loader;
+use super::loader::{Drawn, Loader};
 use super::lock;
 use super::metrics::Metrics;
 use super::position::Position;
@@ -10,16 +10,16 @@ use super::progress::Progress;
 use super::rehearsal;
 use super::replica::{Plan, Replica};
 use super::resume;
-use super::signal;
 use super::step::{MicroBatch, Outcome, Update, step};
 use super::vote::{Ballot, Vote};
 use crate::comm::{Mesh, World, run_ranks};
 use crate::config::{self, Every, OptimState, PhaseConfig, Precision, RunConfig};
-use crate::data::{Domain, HeldOut};
+use crate::data::{Domain, HeldOut, Snapshot};
 use crate::device::gemm::peak;
 use crate::device::{DType, Device};
 use crate::model::Network;
 use crate::params::Dp;
+use crate::signal;
 use crate::tape::Recompute;
 use crate::{Error, Result};
 use serde_json::json;
@@ -101,6 +101,8 @@ struct Rank<'a> {
     domains: &'a [Domain],
     replica: Replica,
     position: Position,
+    /// Where the data cursor is; None where it must be counted.
+    cursor: Option<Snapshot>,
     /// Rank 0 only.
     metrics: Option<Metrics>,
     progress: Option<Progress>,
@@ -131,6 +133,7 @@ fn rank_main(
         config,
         domains,
         position,
+        cursor: resume::cursor(start)?,
         metrics: if first { Some(Metrics::open(&config.run.dir)?) } else { None },
         progress: first.then(|| Progress::new(Position::total_steps(config))),
         last_save: Instant::now(),
@@ -184,14 +187,19 @@ impl Rank<'_> {
             })
         })?;
         self.replica.dev.arena().trim();
-        let sampler = corpora::sampler(config, self.domains, position.phase)?;
-        let held = self.held_out(phase)?;
+        let mut sampler = corpora::sampler(config, self.domains, position.phase)?;
+        // A phase that begins a cursor begins at sample 0.
+        let first = position.sample(config);
+        if let Some(cursor) = self.cursor.as_ref().filter(|cursor| cursor.sample == first) {
+            sampler.restore(cursor)?;
+        }
+        let held = evaluate::held_out(self.domains, phase)?;
         let dp = (self.replica.mesh.dp.rank(), self.replica.mesh.dp.size());
         let split = Split::new(dp, config.parallel.micro_batch, phase.global_batch, phase.seq_len);
         let left = phase.steps - position.phase_step;
-        let mut loader = Loader::start(sampler, split, position.sample(config), phase.global_batch, left)?;
-        let mut batches = loader.take()?;
-        let mut weight_sum = self.say(&batches, 0)?.cast_now(self)?.next_weight_sum;
+        let mut loader = Loader::start(sampler, split, first, phase.global_batch, left)?;
+        let mut now = loader.take()?;
+        let mut weight_sum = self.say(&now.batches, 0)?.cast_now(self)?.next_weight_sum;
         for i in position.phase_step..phase.steps {
             let asked = Instant::now();
             let next = loader.take()?;
@@ -202,12 +210,13 @@ impl Rank<'_> {
                 clip: config.optim.clip,
                 weight_sum: weight_sum.max(1e-300),
             };
-            let ballot = self.say(&next, self.domains.len())?;
+            let ballot = self.say(&next.batches, self.domains.len())?;
             self.sent = self.traffic();
             let began = Instant::now();
+            let Drawn { batches, cursor } = std::mem::replace(&mut now, next);
             let outcome = step(&mut self.replica, &batches, &update, ballot)?;
             let took = began.elapsed();
-            (weight_sum, batches) = (outcome.vote.next_weight_sum, next);
+            (weight_sum, self.cursor) = (outcome.vote.next_weight_sum, cursor);
             self.position =
                 Position { update: self.position.update + 1, phase_step: i + 1, phase: self.position.phase };
             self.log_step(phase, &update, &outcome, took, data_wait)?;
@@ -246,21 +255,6 @@ impl Rank<'_> {
         Ok(())
     }
 
-    fn held_out(&self, phase: &PhaseConfig) -> Result<Vec<HeldOut>> {
-        let Some(eval) = &phase.eval else { return Ok(vec![]) };
-        eval.on
-            .iter()
-            .map(|target| {
-                let domain = self.domains.iter().find(|d| d.name == target.corpus);
-                let mut domain = domain.expect("the run file was checked").clone();
-                if !target.heldout {
-                    domain.holdout = 1.0; // all of it
-                }
-                HeldOut::new(&domain, phase.seq_len, eval.tokens)
-            })
-            .collect()
-    }
-
     fn evaluate(&mut self, phase: &PhaseConfig, held: &[HeldOut]) -> Result<()> {
         self.last_eval = Instant::now();
         if held.is_empty() {
@@ -296,7 +290,8 @@ impl Rank<'_> {
         }
         let began = Instant::now();
         let lr = phase.lr_at(self.position.phase_step.saturating_sub(1));
-        let saved = resume::save(self.config, self.domains, &self.replica, self.position, lr)?;
+        let saved =
+            resume::save(self.config, self.domains, &self.replica, self.position, self.cursor.as_ref(), lr)?;
         self.last_save = Instant::now();
         let ms = began.elapsed().as_secs_f64() * 1e3;
         self.row(

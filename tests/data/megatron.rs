@@ -151,8 +151,8 @@ fn our_files_have_the_bytes_of_megatrons_writer() {
             assert_eq!(stated[name][i], format!("{:016x}", xxh3_64(&bytes)), "{name}.{end}");
         }
     }
-    // The program's writer, which makes each document one sequence and leaves empty ones out, as Megatron's
-    // preprocessing does.
+    // The program's writer, which makes each document one sequence, as Megatron's preprocessing does; of empty
+    // documents see `empty`.
     let golden = golden_json("samples.json")["writer"].clone();
     for (name, vocab) in [("writer-u16", 50_257), ("writer-i32", 70_000)] {
         let mut writer = CorpusWriter::create(&folder.path().join(name), vocab, tokenizer(), None).unwrap();

@@ -2,11 +2,13 @@
 //! one corpus; and every damaged or foreign file is refused with one sentence.
 
 use super::corpus;
-use espalier::data::Corpus;
+use espalier::config::RunConfig;
 use espalier::data::side::{self, Column, ColumnWriter, SideType, Stream, StreamWriter, Value};
+use espalier::data::{Attention, Corpus, Domain, Ledger, Sampler};
 use half::f16;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -402,4 +404,90 @@ fn a_file_that_shrinks_or_is_replaced_in_use_is_an_error_with_its_name() {
     }
     let error = column.get(2).unwrap_err();
     assert!(error.to_string().contains("web.col.utf8"), "{error}");
+}
+
+#[test]
+fn corpus_verify_reads_all_that_lies_beside_a_corpus() {
+    let folder = tempfile::tempdir().unwrap();
+    let web = web(folder.path());
+    let verify = |more: &[&str]| -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_espalier"));
+        command.args(["corpus", "verify"]).arg(web.prefix()).args(more).output().unwrap()
+    };
+    assert!(verify(&[]).status.success());
+    write_stream(&web, "nll", SideType::F16);
+    write_stream(&web, "loss", SideType::U8);
+    write_column(&web, "url", SideType::Utf8);
+    let output = verify(&["--json"]);
+    assert!(output.status.success(), "{output:?}");
+    let row: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&row["streams"], &row["columns"]), (&["loss", "nll"][..].into(), &["url"][..].into()));
+    let text = verify(&[]);
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(text.contains("side streams too: loss, nll\n  document columns too: url"), "{text}");
+    for end in ["stream.nll", "stream.loss", "col.url"] {
+        let path = file(&web, end);
+        let sound = fs::read(&path).unwrap();
+        let mut bytes = sound.clone();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let output = verify(&[]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && said.contains(&format!("web.{end}: its values have checksum ")),
+            "{said}"
+        );
+        fs::write(&path, sound).unwrap();
+    }
+    assert!(verify(&[]).status.success());
+}
+
+#[test]
+fn a_stream_is_read_as_its_corpus_is_and_one_cut_off_ends_the_run_with_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let stage = folder.path().join("stage");
+    let web = web(folder.path());
+    write_stream(&web, "loss", SideType::U8);
+    let path = file(&web, "stream.loss");
+    let sound = fs::read(&path).unwrap();
+    let mapped = |path: &Path| {
+        let path = fs::canonicalize(path).unwrap();
+        fs::read_to_string("/proc/self/maps").unwrap().contains(path.to_str().unwrap())
+    };
+    for io in ["mmap", "pread", "stage"] {
+        let more = if io == "stage" { format!(", stage_dir = {stage:?}") } else { String::new() };
+        let text = format!(
+            "schema = 1\n[run]\ndir = \"x\"\nseq_len = 16\nglobal_batch = 4\n[model]\npreset = \"gpt2-tiny\"\n\
+             [data]\nweb = {{ path = {:?}, weights = \"loss\", io = \"{io}\"{more} }}\n[[phase]]\nname = \"main\"\n\
+             steps = 50\nlr = [{{ kind = \"const\", to = 1e-3 }}]\n",
+            web.prefix()
+        );
+        let config = RunConfig::parse(&text, "run.toml", &[]).unwrap();
+        let domain = Domain::open("web", &config.data[0].1).unwrap();
+        assert_eq!(mapped(&path), io == "mmap", "{io}");
+        let copies = || fs::read_dir(&stage).map_or(0, |folders| folders.count());
+        assert_eq!(copies(), if io == "stage" { 2 } else { 0 }, "a corpus and its stream");
+        domain.unchanged().unwrap();
+        let ledger = Ledger::constant(&[("web", 1.0)]);
+        let mut sampler = Sampler::new(3, 16, Attention::Full, vec![domain.clone()], ledger).unwrap();
+        let before = sampler.batch(0, 20).unwrap();
+        assert!(before.weights.iter().any(|&w| w > 1.0));
+        fs::File::options().write(true).open(&path).unwrap().set_len(64).unwrap();
+        if io == "stage" {
+            assert_eq!(sampler.batch(0, 20).unwrap(), before);
+            domain.unchanged().unwrap();
+        } else {
+            for error in [sampler.batch(0, 20).unwrap_err(), domain.unchanged().unwrap_err()] {
+                let (want, said) = (
+                    format!("had {} bytes when it was opened and now has 64", sound.len()),
+                    error.to_string(),
+                );
+                assert!(said.contains("web.stream.loss") && said.contains(&want), "{io}: {said}");
+                assert_eq!(error.exit_code(), 3);
+            }
+        }
+        drop((sampler, domain));
+        assert_eq!(copies(), 0, "the last reader removes copies");
+        fs::write(&path, &sound).unwrap();
+    }
 }

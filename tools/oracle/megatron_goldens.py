@@ -7,6 +7,9 @@ BlendedMegatronDatasetBuilder, of its GPTDataset and BlendedDataset.
 
 - tiny-u16, tiny-i32 .bin and .idx: documents of several sequences, empty ones, ones of one token.
 - tiny.json: their documents, as lists of sequences.
+- empty-u16, empty-i32 .bin and .idx: texts as bytes with an end-of-document token (256) after each that is not empty, as
+  Megatron's tools/preprocess_data.py --append-eod hands them to the builder: an empty text is a document of no sequence.
+- empty.json: these texts.
 - samples.json: hashes of the files of the cases' corpora ("files") and of two plain ones ("writer"); for each case what Megatron was asked for, how many samples and epochs it built, whether it shuffled the
   last epoch apart, and for each 1000 of the first 10,000 samples the XXH3 (64 bits) of their T + 1 tokens each, as
   little-endian int64.
@@ -107,6 +110,17 @@ def tiny(out):
     (out / "tiny.json").write_text(text + "\n")
 
 
+
+def empty(out):
+    texts = ["", "", "two words", "", "x", "\u00e9\n", "", "", "end", ""]
+    for name, vocab in (("empty-u16", 257), ("empty-i32", 65500)):
+        # Encoder.encode in tools/preprocess_data.py: sentences without ids are dropped, and only documents with ids
+        # get an end; add_document is called for every document.
+        ids = [[*text.encode(), 256] if text else [] for text in texts]
+        write(out / name, vocab, [[numpy.array(i, dtype=numpy.int64)] if i else [] for i in ids])
+    (out / "empty.json").write_text(json.dumps(texts) + "\n")
+
+
 # Corpora with their weights, split, seed, T, samples asked for.
 CASES = [
     # One corpus: one epoch, and many.
@@ -190,6 +204,7 @@ def main():
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     tiny(out)
+    empty(out)
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         files = {}

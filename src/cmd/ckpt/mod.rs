@@ -105,6 +105,9 @@ fn describe(path: &Path, m: &Manifest) -> String {
     line("tokenizer", m.meta.tokenizer_hash.clone());
     for corpus in &m.meta.corpora {
         line("corpus", format!("{} {}", corpus.name, corpus.hash));
+        if let Some(weights) = corpus.weights.as_ref().filter(|weights| *weights != "none") {
+            line("", format!("targets weighed by {weights}"));
+        }
     }
     line("files", format!("{} bytes", m.bytes()));
     for f in &m.files {

@@ -3,15 +3,14 @@
 use super::progress::Rate;
 use crate::data::build::{Control, Format, Keys, Options, Summary, Wanted, build};
 use crate::data::tokenizer::{EndOfDocument, Spec};
-use crate::{Error, Result};
+use crate::{Error, Result, signal};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 /// Text files (one document each) and JSONL files (one document a line) to a corpus
 ///
 /// Files may be compressed with gzip or zstd. The same command goes on after an interruption. Tokens that a tokenizer's
-/// template adds ([CLS], <s>) are not added; documents without text are left out. Other keys of JSONL become document
+/// template adds ([CLS], <s>) are not added; documents without text are left out or, with --keep-empty, kept. Other keys of JSONL become document
 /// columns OUT.col.KEY; prompts and completions get a side stream OUT.stream.loss, 0 for tokens of the prompt.
 #[derive(clap::Args)]
 pub struct Build {
@@ -54,6 +53,9 @@ pub struct Build {
     /// Keys that become document columns; "" for none [default: all that hold numbers, strings or booleans]
     #[arg(long, value_delimiter = ',')]
     columns: Option<Vec<String>>,
+    /// Keep documents without text, as documents without tokens [default: they are left out]
+    #[arg(long)]
+    keep_empty: bool,
     /// Pass over at most N lines that are bad, and say which
     #[arg(long, value_name = "N", default_value_t = 0)]
     skip_bad: u64,
@@ -74,32 +76,12 @@ pub struct Build {
     journal_every: f64,
 }
 
-static ASKED: AtomicBool = AtomicBool::new(false);
-
-extern "C" fn note(_: libc::c_int) {
-    ASKED.store(true, SeqCst);
-}
-
-/// SIGTERM, SIGUSR1 and the first Ctrl-C only set the flag.
-fn listen() {
-    for signal in [libc::SIGTERM, libc::SIGUSR1, libc::SIGINT] {
-        // SAFETY: the handler only stores to an atomic; with RESETHAND a second Ctrl-C ends the process at once.
-        unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = note as *const () as usize;
-            action.sa_flags = libc::SA_RESTART | if signal == libc::SIGINT { libc::SA_RESETHAND } else { 0 };
-            libc::sigaction(signal, &action, std::ptr::null_mut());
-        }
-    }
-}
-
 impl Build {
     pub fn run(self) -> Result<()> {
         let options = self.options()?;
-        listen();
+        signal::listen();
         let mut rate = Rate::new();
-        let stop = || ASKED.load(SeqCst);
-        let control = Control { stop: &stop, show: &mut |progress| rate.show(progress) };
+        let control = Control { stop: &signal::asked_to_stop, show: &mut |progress| rate.show(progress) };
         let result = build(&options, control);
         drop(rate);
         match result? {
@@ -142,6 +124,7 @@ impl Build {
         if let Some(names) = &self.columns {
             options.columns = Wanted::Named(names.iter().filter(|name| !name.is_empty()).cloned().collect());
         }
+        options.keep_empty = self.keep_empty;
         options.skip_bad = self.skip_bad;
         options.max_document = self.max_document.map(|mib| mib.saturating_mul(1 << 20));
         options.train_bytes = self.train_sample.saturating_mul(1 << 20);
@@ -167,7 +150,8 @@ impl Build {
             println!("  vocabulary {} ({})", s.vocab, self.tokenizer);
         }
         if s.empty > 0 {
-            println!("  {} documents without text left out", s.empty);
+            let done = if self.keep_empty { "kept" } else { "left out" };
+            println!("  {} documents without text {done}", s.empty);
         }
         if !s.columns.is_empty() {
             println!("  document columns: {}", s.columns.join(", "));

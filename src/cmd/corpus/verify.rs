@@ -1,12 +1,12 @@
-//! `corpus verify`: every byte against the checksums.
+//! `corpus verify`: every byte against the checksums, also of what lies beside a corpus.
 
 use super::progress::Progress;
 use crate::Result;
-use crate::data::Corpus;
+use crate::data::{Corpus, side};
 use serde_json::json;
 use std::path::PathBuf;
 
-/// Read all of a corpus and compare it with its checksums
+/// Read all of a corpus, its side streams and document columns and compare them with their checksums
 #[derive(clap::Args)]
 pub struct Verify {
     prefix: PathBuf,
@@ -20,11 +20,21 @@ impl Verify {
         let mut bar = Progress::new("tokens");
         corpus.verify_with(&mut |done| bar.at(done, corpus.tokens()))?;
         drop(bar);
+        let sides = side::verify(&corpus)?;
         if self.json {
             let hash = format!("{:016x}", corpus.hash());
-            println!("{:#}", json!({ "tokens": corpus.tokens(), "hash": hash, "sound": true }));
+            let row = json!({
+                "tokens": corpus.tokens(), "hash": hash, "sound": true,
+                "streams": sides.streams, "columns": sides.columns,
+            });
+            println!("{row:#}");
         } else {
             println!("{}: {} tokens, every byte as it was written", self.prefix.display(), corpus.tokens());
+            for (kind, names) in [("side streams", &sides.streams), ("document columns", &sides.columns)] {
+                if !names.is_empty() {
+                    println!("  {kind} too: {}", names.join(", "));
+                }
+            }
         }
         Ok(())
     }

@@ -3,7 +3,8 @@
 //! Files (plain, gzip or zstd, by their content) are read as text, one document each, or as JSONL, one document a line.
 //! A reader cuts them into chunks (`reader`), workers encode these (`encode`), one writer puts them in order
 //! (`pipeline`); the output depends on the input and the options alone. A journal (`journal`) lets a build that was
-//! killed go on. Documents without text are left out, as Megatron's preprocessing leaves them without tokens.
+//! killed go on. Documents without text are left out, or with `keep_empty` kept without tokens, as Megatron's preprocessing
+//! does.
 //!
 //! Values of other JSON keys become document columns (`columns`); prompt and completion pairs get a side stream `loss`.
 
@@ -41,6 +42,8 @@ pub struct Options {
     pub format: Format,
     pub keys: Keys,
     pub columns: Wanted,
+    /// Documents without text become documents without tokens; otherwise they are left out.
+    pub keep_empty: bool,
     /// Bad lines to pass over at most.
     pub skip_bad: u64,
     /// Bytes of a line, or of a stretch of text the tokenizer needs whole; by default 64 MiB, and 8 MiB for tokenizers
@@ -68,6 +71,7 @@ impl Options {
             format: Format::Auto,
             keys: Keys::Text("text".into()),
             columns: Wanted::All,
+            keep_empty: false,
             skip_bad: 0,
             max_document: None,
             train_bytes: 64 << 20,
@@ -82,10 +86,10 @@ impl Options {
 pub struct Summary {
     pub files: u64,
     pub documents: u64,
-    /// Including one end-of-document token for each document.
+    /// Including one end-of-document token for each document that has text.
     pub tokens: u64,
     pub source_bytes: u64,
-    /// Documents without text, which are left out.
+    /// Documents without text, which are left out unless they were to be kept.
     pub empty: u64,
     /// Lines passed over, and the first few of them.
     pub bad: u64,

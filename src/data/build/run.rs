@@ -111,6 +111,8 @@ fn plan(options: &Options, inputs: Vec<Input>) -> Result<Plan> {
         "pad-vocab-to-multiple": options.pad_vocab,
         "keys": options.keys,
         "columns": options.columns,
+        // Absent in the journals of builds that know no such option.
+        "keep-empty": options.keep_empty.then_some(true),
         "train-mib": match options.tokenizer {
             Spec::Train(..) => options.train_bytes.into(),
             _ => serde_json::Value::Null,
@@ -187,6 +189,7 @@ impl<'a> Build<'a> {
         let state = state.unwrap_or_default();
         let end = tokenizer.end_of_document();
         let mut writer = CorpusWriter::resume(staging, vocab, tokenizer.id().clone(), end, state.mark)?;
+        writer.keep_empty(options.keep_empty);
         if loss.is_some() {
             writer.weigh_by(LOSS);
         }
@@ -246,12 +249,12 @@ impl<'a> Build<'a> {
             self.state.document_bytes += piece.bytes;
             if piece.ends {
                 let bytes = std::mem::take(&mut self.state.document_bytes);
-                if self.writer.in_document() {
+                let empty = !self.writer.in_document();
+                self.state.empty += u64::from(empty);
+                if !empty || self.options.keep_empty {
                     self.writer.end_document(bytes)?;
                     self.columns.push(&piece.columns)?;
                     self.progress.documents += 1;
-                } else {
-                    self.state.empty += 1;
                 }
             }
             if let Some(loss) = &mut self.loss {

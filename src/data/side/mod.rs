@@ -28,6 +28,7 @@ pub use header::SideType;
 pub use read::{Column, Stream};
 pub use write::{ColumnWriter, StreamWriter};
 
+use super::corpus::Corpus;
 use super::meta::beside;
 use crate::{Error, Result};
 use header::Kind;
@@ -103,6 +104,18 @@ pub fn list(prefix: &Path) -> Result<Names> {
     }
     names.streams.sort();
     names.columns.sort();
+    Ok(names)
+}
+
+/// Reads all that lies beside a corpus and compares it with its checksums; the names of what that is.
+pub fn verify(corpus: &Corpus) -> Result<Names> {
+    let names = list(corpus.prefix())?;
+    for name in &names.streams {
+        Stream::open(corpus, name)?.verify()?;
+    }
+    for name in &names.columns {
+        Column::open(corpus, name)?.verify()?;
+    }
     Ok(names)
 }
 

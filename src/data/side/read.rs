@@ -1,14 +1,14 @@
-//! Side streams and document columns, mapped.
+//! Side streams and document columns, read as their corpus is: mapped, by position, or from a copy.
 
 use super::header::{HEADER, Header, Kind, REMEDY, SideType, damaged};
 use super::{Value, list, path};
 use crate::data::Corpus;
-use crate::data::store::{Access, Source};
+use crate::data::store::{Access, Source, Staged, stage_beside};
 use crate::{Error, Result};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use std::path::Path;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 /// Bytes at a time: on the stack, and in the first-level cache.
 const BLOCK: usize = 4096;
@@ -24,6 +24,16 @@ impl Stream {
     /// another corpus.
     pub fn open(corpus: &Corpus, name: &str) -> Result<Stream> {
         Side::open(corpus, Kind::Stream, name, corpus.tokens()).map(Stream)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Names the content: after any change of values, their type or the corpus it is another. By the checksum in the
+    /// header, which `verify` compares.
+    pub fn hash(&self) -> u64 {
+        xxh3_64(&self.0.header.encode())
     }
 
     /// U8 or F16.
@@ -104,7 +114,10 @@ impl Column {
 
 /// What both are.
 struct Side {
+    name: String,
+    // Before the folder it may be copied to.
     file: Source,
+    _staged: Option<Staged>,
     header: Header,
 }
 
@@ -114,7 +127,7 @@ impl Side {
         if !path.is_file() {
             return Err(Error::data(&path, "there is no such file", there_is(corpus.prefix(), kind)));
         }
-        let file = Source::open(&path, Access::Mapped)?;
+        let file = Source::open(&path, corpus.access())?;
         let bad = |offset, problem: String| Err(damaged(&path, offset, problem));
         if file.len() < HEADER {
             return bad(file.len(), format!("ends before its header of {HEADER} bytes does"));
@@ -135,8 +148,19 @@ impl Side {
                 format!("has {} values for the corpus' {count} {}", header.count, kind.counted()),
             );
         }
-        let side = Side { file, header };
+        let mut side = Side { name: name.into(), file, _staged: None, header };
         side.check_size()?;
+        // Columns are looked into, streams are read with every batch.
+        if let Some(folder) = corpus.staged().filter(|_| kind == Kind::Stream) {
+            let (staged, copy) = stage_beside(folder, xxh3_64(&bytes), &path)?;
+            side.file = Source::open(&copy, corpus.access())?;
+            side._staged = Some(staged);
+            let mut copied = [0; HEADER as usize];
+            side.file.read_at(0, &mut copied)?;
+            if copied != bytes {
+                return Err(damaged(&copy, 0, format!("is not a copy of {}", path.display())));
+            }
+        }
         Ok(side)
     }
 
@@ -201,14 +225,15 @@ impl Side {
     }
 
     fn verify(&self) -> Result<()> {
+        self.file.unchanged()?;
+        // Not through the mapping, which the system does not read ahead.
+        let file = Source::open(self.path(), Access::Positioned)?;
         let mut hash = Xxh3::new();
-        let mut bytes = vec![0; 1 << 20];
         let mut at = HEADER;
-        while at < self.file.len() {
-            let part = &mut bytes[..(self.file.len() - at).min(1 << 20) as usize];
-            self.file.read_at(at, part)?;
-            hash.update(part);
-            at += part.len() as u64;
+        while at < file.len() {
+            let count = (file.len() - at).min(1 << 20);
+            file.with(at, count as usize, |bytes| hash.update(bytes))?;
+            at += count;
         }
         let (found, stated) = (hash.digest(), self.header.checksum);
         if found != stated {

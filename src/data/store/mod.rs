@@ -23,7 +23,7 @@ mod tokens;
 pub use adopt::{Adopt, Adopted, adopt};
 pub use divide::{Share, split};
 pub use join::{Merged, merge};
-pub(super) use open::{Form, describe, stage};
+pub(super) use open::{Form, describe, stage, stage_beside};
 pub use repack::{Compressed, compress_corpus};
 pub(super) use source::{Access, Source};
 pub(super) use stage::Staged;

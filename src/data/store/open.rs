@@ -63,12 +63,22 @@ pub fn describe(prefix: &Path) -> Result<(Meta, PathBuf, Form)> {
     Ok((meta, idx, form))
 }
 
+/// Copies one file beside a corpus to the disk that the corpus was copied to; where it lies there.
+pub fn stage_beside(staged: &Staged, hash: u64, from: &Path) -> Result<(Staged, PathBuf)> {
+    let name = from.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let piece = whole(from, &name)?;
+    let copy = Staged::new(staged.parent(), hash, std::slice::from_ref(&piece))?;
+    let path = copy.path(&name);
+    Ok((copy, path))
+}
+
+fn whole(from: &Path, name: &str) -> Result<Piece> {
+    let len = std::fs::metadata(from).map_err(Error::io(from, "find"))?.len();
+    Ok(Piece { from: from.into(), offset: 0, len, name: name.into() })
+}
+
 /// Copies index and tokens to a disk of the node; see `stage`.
 pub fn stage(hash: u64, idx: PathBuf, form: Form, folder: Option<&Path>) -> Result<(Staged, PathBuf, Form)> {
-    let whole = |from: &Path, name: &str| -> Result<Piece> {
-        let len = std::fs::metadata(from).map_err(Error::io(from, "find"))?.len();
-        Ok(Piece { from: from.into(), offset: 0, len, name: name.into() })
-    };
     let mut pieces = vec![whole(&idx, "idx")?];
     match &form {
         Form::Plain(path) => pieces.push(whole(path, "bin")?),

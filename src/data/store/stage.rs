@@ -66,6 +66,10 @@ impl Staged {
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
+    /// The folder that copies are made in.
+    pub(super) fn parent(&self) -> Option<&Path> {
+        self.folder.parent()
+    }
 }
 
 impl Drop for Staged {

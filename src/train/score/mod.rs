@@ -8,20 +8,22 @@
 pub mod cut;
 mod journal;
 mod sink;
+mod text;
 
 pub use cut::Windows;
 pub use sink::Output;
+pub use text::TextBytes;
 
 use super::fits;
 use super::progress;
 use super::replica::Replica;
 use super::run::Launch;
-use super::signal;
 use super::step::{MicroBatch, evaluate};
 use crate::checkpoint::Checkpoint;
 use crate::comm::{Mesh, Reduce, World, run_ranks};
 use crate::data::Corpus;
 use crate::device::{Category, DType, Device};
+use crate::signal;
 use crate::tape::At;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -57,6 +59,17 @@ pub struct Summary {
     pub predictions: u64,
     /// −log p over all of them, nats.
     pub nll: f64,
+    /// Of the text that was predicted.
+    pub bytes: TextBytes,
+    /// Predictions a second, of all ranks, without opening files and loading weights; None if none were left to make.
+    pub tokens_per_s: Option<f64>,
+}
+
+impl Summary {
+    /// Where the bytes are known.
+    pub fn bits_byte(&self) -> Option<f64> {
+        self.bytes.bits(self.nll)
+    }
 }
 
 /// Writes the outputs. Error `Stopped` after a signal: the same call goes on.
@@ -90,11 +103,13 @@ pub fn score(job: &Job, launch: &Launch) -> Result<Summary> {
         done
     })?;
     journal.remove()?;
-    let tally = tallies.into_iter().flatten().next().expect("rank 0 has the tally");
+    let (tally, tokens_per_s) = tallies.into_iter().flatten().next().expect("rank 0 has the tally");
     Ok(Summary {
         documents: job.documents.end - job.documents.start,
         predictions: tally.predictions,
         nll: tally.total,
+        bytes: TextBytes::of(job.corpus, &job.documents)?,
+        tokens_per_s,
     })
 }
 
@@ -145,14 +160,14 @@ impl Job<'_> {
     }
 }
 
-/// One rank's side; rank 0 returns the tally.
+/// One rank's side; rank 0 returns the tally and how fast it went.
 fn rank_main(
     job: &Job,
     launch: &Launch,
     journal: &Journal,
     start: Option<&Tally>,
     world: World,
-) -> Result<Option<Tally>> {
+) -> Result<Option<(Tally, Option<f64>)>> {
     let mesh = Mesh::new(world, job.tp)?;
     let documents = job.documents.clone();
     let mut sink = match (mesh.world.rank(), start) {
@@ -194,6 +209,7 @@ fn rank_main(
         }
     }
     let Some(mut sink) = sink else { return Ok(None) };
+    let rate = pace.rate(&sink.tally);
     if !sink.tally.finishing {
         job.corpus.unchanged()?;
         sink.end()?;
@@ -202,7 +218,7 @@ fn rank_main(
     }
     let tally = sink.tally.clone();
     sink.finish()?;
-    Ok(Some(tally))
+    Ok(Some((tally, rate)))
 }
 
 /// The losses of the round's batches, by dp rank; empty where tp rank is not 0. Collective over dp and tp.
@@ -269,20 +285,25 @@ impl Pace {
         Ok(Pace { began: Instant::now(), last: Instant::now(), before, tokens })
     }
 
+    /// Predictions a second of this attempt.
+    fn rate(&self, tally: &Tally) -> Option<f64> {
+        let made = tally.predictions - self.before.0;
+        (made > 0).then(|| made as f64 / self.began.elapsed().as_secs_f64().max(1e-9))
+    }
+
     fn tell(&mut self, corpus: &Corpus, tally: &Tally) -> Result<()> {
         if self.last.elapsed() < Duration::from_secs(1) {
             return Ok(());
         }
         self.last = Instant::now();
         let (seconds, now) = (self.began.elapsed().as_secs_f64(), token_at(corpus, tally.place)?);
-        let made = tally.predictions - self.before.0;
         let left = (self.tokens.end - now) as f64 / ((now - self.before.1) as f64 / seconds).max(1e-9);
         crate::terminal::say(&format!(
             "scored {} of {} tokens  {:.4} nats each  {:>7} tok/s  {} left",
             progress::count((now - self.tokens.start) as f64),
             progress::count((self.tokens.end - self.tokens.start) as f64),
             (tally.total + tally.sum) / tally.predictions.max(1) as f64,
-            progress::count(made as f64 / seconds),
+            progress::count(self.rate(tally).unwrap_or(0.0)),
             progress::time(left),
         ));
         Ok(())

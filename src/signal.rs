@@ -1,4 +1,4 @@
-//! SIGTERM and SIGUSR1 ask a run to write a checkpoint and stop.
+//! Signals that ask the program to leave what it needs to go on and stop: SIGTERM, SIGUSR1, and the first Ctrl-C.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
@@ -8,10 +8,10 @@ extern "C" fn note(_: libc::c_int) {
     ASKED.store(true, SeqCst);
 }
 
-/// From now on the two signals (and Ctrl-C once) only set the flag.
+/// From now on these signals only set the flag; a second Ctrl-C ends the process at once.
 pub fn listen() {
     for signal in [libc::SIGTERM, libc::SIGUSR1, libc::SIGINT] {
-        // SAFETY: the handler only stores to an atomic; with RESETHAND a second Ctrl-C ends the process at once.
+        // SAFETY: the handler only stores to an atomic, and the action is fully set.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = note as *const () as usize;
