@@ -7,19 +7,13 @@
 //! average. The rounds go through all cases in turn; medians stand at the end. Before it measures, it compares the
 //! samples of the plain and the compressed corpus.
 
+use espalier::bench::loader::{self, FAR, ROWS};
 use espalier::config::Order;
-use espalier::data::{
-    Attention, Corpus, CorpusWriter, Cursor, Domain, Ledger, Sampler, Tokenizer, compress_corpus,
-};
+use espalier::data::{CorpusWriter, Sampler, Tokenizer, compress_corpus};
 use espalier::rng::Philox;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Instant;
 
-const ROWS: usize = 8;
 const VOCAB: u32 = 50_000;
-/// The sample that "far" means.
-const FAR: u64 = 1_000_000_000;
 
 struct Args(Vec<String>);
 
@@ -61,7 +55,8 @@ fn main() {
     let mut rates: Vec<Vec<f64>> = vec![vec![]; cases.len()];
     for round in 0..rounds {
         for ((name, prefix, order), rates) in cases.iter().zip(&mut rates) {
-            let rate = rate(&mut sampler(prefix, *order, seq_len), seq_len, seconds as f64);
+            let rate =
+                loader::rate(&mut sampler(prefix, *order, seq_len), seq_len, seconds as f64).expect("drawn");
             println!("{{\"case\":\"{name}\",\"round\":{round},\"mtok_s\":{:.1}}}", rate / 1e6);
             rates.push(rate);
         }
@@ -69,8 +64,8 @@ fn main() {
     for ((name, ..), rates) in cases.iter().zip(&mut rates) {
         println!("{{\"case\":\"{name}\",\"median_mtok_s\":{:.1}}}", median(rates) / 1e6);
     }
-    for (name, prefix, order) in cases.iter().filter(|(.., order)| *order == Order::Stream) {
-        let mut times: Vec<f64> = (0..rounds).map(|_| far(prefix, *order, seq_len)).collect();
+    for (name, prefix, _) in cases.iter().filter(|(.., order)| *order == Order::Stream) {
+        let mut times: Vec<f64> = (0..rounds).map(|_| loader::far(prefix, seq_len).expect("drawn")).collect();
         println!("{{\"case\":\"{name}\",\"open_and_sample_{FAR}_ms\":{:.2}}}", median(&mut times));
     }
 }
@@ -97,11 +92,7 @@ fn make(prefix: &Path, tokens: u64) -> PathBuf {
 }
 
 fn sampler(prefix: &Path, order: Order, seq_len: usize) -> Sampler {
-    let mut domain = Domain::new("bench", Arc::new(Corpus::open(prefix).expect("a corpus")));
-    domain.order = order;
-    let mut cursor = Cursor::new(1, seq_len, Attention::Document, Ledger::constant(&[("bench", 1.0)]));
-    cursor.samples = (order == Order::Megatron).then(|| 2 * domain.corpus.tokens() / seq_len as u64);
-    Sampler::open(&cursor, vec![domain]).expect("a sampler")
+    loader::sampler(prefix, order, seq_len).expect("a sampler")
 }
 
 fn compare(cases: &[(String, PathBuf, Order)], seq_len: usize) {
@@ -112,37 +103,6 @@ fn compare(cases: &[(String, PathBuf, Order)], seq_len: usize) {
             assert!(a.batch(first, ROWS).expect("drawn") == b.batch(first, ROWS).expect("drawn"));
         }
     }
-}
-
-/// Tokens a second of CPU time.
-fn rate(sampler: &mut Sampler, seq_len: usize, seconds: f64) -> f64 {
-    let (mut first, mut tokens, mut checked) = (0, 0, 0.0);
-    let most = 2 * sampler.domains().map(|d| d.corpus.tokens()).sum::<u64>() / seq_len as u64;
-    let (began, clock) = (cpu_seconds(), Instant::now());
-    while clock.elapsed().as_secs_f64() < seconds {
-        let batch = sampler.batch(first, ROWS).expect("drawn");
-        checked += batch.weight_sum();
-        tokens += batch.tokens.len();
-        first = (first + ROWS as u64) % (most - ROWS as u64);
-    }
-    assert!(checked > 0.9 * tokens as f64, "most targets count");
-    tokens as f64 / (cpu_seconds() - began)
-}
-
-/// Milliseconds to open a corpus and draw sample `FAR`.
-fn far(prefix: &Path, order: Order, seq_len: usize) -> f64 {
-    let began = Instant::now();
-    let sample = sampler(prefix, order, seq_len).sample(FAR).expect("drawn");
-    assert_eq!(sample.tokens.len(), seq_len);
-    began.elapsed().as_secs_f64() * 1e3
-}
-
-/// CPU time of this thread.
-fn cpu_seconds() -> f64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is a timespec to write to.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut now) };
-    now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9
 }
 
 fn median(values: &mut [f64]) -> f64 {

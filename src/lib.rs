@@ -5,9 +5,10 @@
 //! is (out, in).
 //!
 //! A module may use only modules of its own layer or below (`tests/layers.rs`):
-//! `cmd` > `plan` `report` > `train` > `run` `hf` > `checkpoint` `data` `optim` > `model` > `params` > `ops` > `tape` > `comm` >
+//! `cmd` > `plan` `report` `bench` > `train` > `run` `hf` > `checkpoint` `data` `optim` > `model` > `params` > `ops` > `tape` > `comm` >
 //! `tensor` `device` > `config` `rng` `signal` `error` `terminal`.
 
+pub mod bench;
 pub mod checkpoint;
 pub mod cmd;
 pub mod comm;

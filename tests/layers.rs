@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["checkpoint", "data", "optim"],
     &["hf"],
     &["train"],
-    &["plan", "report"],
+    &["plan", "report", "bench"],
     &["cmd"],
 ];
 

@@ -1,5 +1,6 @@
 //! The command line: plain parsed arguments in, one call each.
 
+pub mod bench;
 pub mod ckpt;
 pub mod corpus;
 pub mod eval;
@@ -48,6 +49,8 @@ enum Command {
     /// Write a checkpoint as a Hugging Face directory
     Export(export::ExportArgs),
     Report(report::Report),
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 impl Cli {
@@ -63,6 +66,7 @@ impl Cli {
             Command::Import(c) => c.run(),
             Command::Export(c) => c.run(),
             Command::Report(c) => c.run(),
+            Command::Bench(c) => c.run(),
         }
     }
 }

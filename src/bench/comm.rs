@@ -1,0 +1,110 @@
+//! Collectives between ranks: time and bus bandwidth by size, and the line time = alpha + bytes / beta through them.
+//!
+//! Bus bandwidth is what each link would have to carry in a ring, so that figures of different collectives and numbers
+//! of ranks compare: bytes · 2 (R − 1) / R for an all-reduce, bytes · (R − 1) / R for a reduce-scatter or an all-gather, with
+//! bytes those of the whole buffer.
+
+use super::median;
+use crate::Result;
+use crate::comm::{Reduce, World, run_ranks};
+use crate::device::{Category, DType, Device};
+use crate::tensor::Tensor;
+use serde::Serialize;
+use std::time::{Duration, Instant};
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    pub collective: &'static str,
+    pub bytes: usize,
+    pub us: f64,
+    /// GB/s
+    pub bus: f64,
+}
+
+/// Least squares through the times of one collective.
+#[derive(Debug, Clone, Serialize)]
+pub struct Fit {
+    pub collective: &'static str,
+    pub alpha_us: f64,
+    /// GB/s
+    pub beta: f64,
+}
+
+const COLLECTIVES: [&str; 3] = ["all_reduce", "reduce_scatter", "all_gather"];
+
+/// f32 buffers of these sizes in bytes, over `ranks` threads of this process.
+pub fn run(ranks: usize, sizes: &[usize], rounds: usize, deadline: Duration) -> Result<(Vec<Row>, Vec<Fit>)> {
+    let all = run_ranks(ranks, deadline, |world| rank(world, sizes, rounds))?;
+    let rows = all.into_iter().next().expect("there is a rank 0");
+    let fits = COLLECTIVES.map(|c| fit(c, &rows));
+    Ok((rows, fits.to_vec()))
+}
+
+fn rank(world: World, sizes: &[usize], rounds: usize) -> Result<Vec<Row>> {
+    let (dev, ranks) = (Device::cpu(1), world.size());
+    let mut rows = vec![];
+    for &size in sizes {
+        let len = (size / 4).max(1).next_multiple_of(ranks);
+        for collective in COLLECTIVES {
+            let mut times = vec![];
+            let mut t = Tensor::zeros(&dev, 1, len, DType::F32, Category::Comm);
+            for round in 0..rounds + 1 {
+                world.barrier("bench")?;
+                let began = Instant::now();
+                t = match collective {
+                    "all_reduce" => world.all_reduce(t, Reduce::Sum, "bench")?,
+                    "reduce_scatter" => world.reduce_scatter(t, "bench")?,
+                    _ => world.all_gather(t, "bench")?,
+                }
+                .wait()?;
+                world.barrier("bench")?;
+                if round > 0 {
+                    times.push(began.elapsed().as_secs_f64());
+                }
+            }
+            let seconds = median(times);
+            let way = (ranks - 1) as f64 / ranks as f64 * if collective == "all_reduce" { 2.0 } else { 1.0 };
+            rows.push(Row {
+                collective,
+                bytes: 4 * len,
+                us: seconds * 1e6,
+                bus: (4 * len) as f64 * way / seconds / 1e9,
+            });
+        }
+    }
+    Ok(rows)
+}
+
+/// Relative errors count, so that small sizes weigh as much as large ones.
+fn fit(collective: &'static str, rows: &[Row]) -> Fit {
+    let points = rows.iter().filter(|r| r.collective == collective);
+    let (mut a, mut b, mut d, mut p, mut q) = (0.0, 0.0, 0.0, 0.0, 0.0);
+    for r in points {
+        // Weighted normal equations of us = alpha + bytes · slope, weights 1 / us².
+        let (x, y, w) = (r.bytes as f64, r.us, 1.0 / (r.us * r.us));
+        (a, b, d) = (a + w, b + w * x, d + w * x * x);
+        (p, q) = (p + w * y, q + w * x * y);
+    }
+    let det = a * d - b * b;
+    let (alpha, slope) = ((p * d - q * b) / det, (a * q - b * p) / det);
+    Fit { collective, alpha_us: alpha, beta: 1e-3 / slope }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fit_finds_the_line_and_bandwidths_follow_from_times() {
+        let row =
+            |bytes: usize| Row { collective: "all_gather", bytes, us: 5.0 + bytes as f64 / 2e3, bus: 0.0 };
+        let f = fit("all_gather", &[100, 10_000, 1_000_000].map(row));
+        assert!((f.alpha_us - 5.0).abs() < 1e-6 && (f.beta - 2.0).abs() < 1e-6, "{f:?}");
+        let (rows, fits) = run(2, &[1 << 10, 1 << 14], 3, Duration::from_secs(60)).unwrap();
+        assert_eq!((rows.len(), fits.len()), (6, 3));
+        for r in &rows {
+            let way = if r.collective == "all_reduce" { 1.0 } else { 0.5 };
+            assert!((r.bus / (way * r.bytes as f64 / r.us / 1e3) - 1.0).abs() < 1e-9, "{r:?}");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! One training step (forward, backward, norm, AdamW) on random tokens.
+//!
+//! The keys are those of the PyTorch program in `tools/peer`, and so is the rule which steps
+//! count: those during which others used less than `NOISE` cores, if there are three such, otherwise all.
+//! FLOPs of a token = 6·M + 12·L·C·T, M the weights used in matrix products (the head once, look-ups not), no
+//! discount for the causal mask. `cpu_ms` is the CPU time of all threads, which others do not change much.
+//! `profile` then times each op of one more step, with what it attains, on standard error.
+
+use crate::comm::Mesh;
+use crate::config::{Group, Head, ModelConfig, OptimConfig, OptimKind, Precision};
+use crate::device::{DType, Device};
+use crate::params::RandomInit;
+use crate::rng::Philox;
+use crate::tape::{Recompute, Seq, profile};
+use crate::train::replica::{Plan, Replica};
+use crate::train::step::{MicroBatch, Update, step};
+use crate::train::vote::Ballot;
+use crate::{Error, Result};
+use std::time::Instant;
+
+use super::{busy_seconds, median, resident_mib};
+
+/// Cores that others may use during a step that counts.
+const NOISE: f64 = 0.15;
+/// Targets of a masked-language model.
+const MASKED: f64 = 0.15;
+
+/// (preset, sequence length, sequences)
+pub const CONFIGS: [(&str, usize, usize); 6] = [
+    ("tiny", 256, 8),
+    ("small", 256, 8),
+    ("gpt2-t512", 512, 4),
+    ("llama25", 256, 8),
+    ("llama110", 512, 4),
+    ("bert-base", 128, 16),
+];
+
+/// What is timed.
+pub struct Step {
+    /// One of `CONFIGS`
+    pub config: String,
+    /// None: as the configuration has them
+    pub seq: Option<usize>,
+    pub batch: Option<usize>,
+    pub threads: usize,
+    pub dtype: DType,
+    pub recompute: Recompute,
+    pub steps: usize,
+    /// A table of ops on stderr
+    pub profile: bool,
+    /// All losses in the result
+    pub losses: bool,
+}
+
+/// Random tokens, each predicted from those before it; of a masked-language model a random share is predicted.
+fn batch(c: &ModelConfig, rows: usize, seq_len: usize, update: u64) -> MicroBatch {
+    let n = rows * seq_len;
+    let ids = Philox::new(1, "bench/tokens");
+    let id = |i: usize| (ids.uniform(i as u64, update) * c.vocab as f64) as u32;
+    let row = |i: usize| i / seq_len * (seq_len + 1) + i % seq_len;
+    let masked = Philox::new(1, "bench/masked");
+    let mlm = c.head == Head::Mlm;
+    let seq = Seq {
+        rows,
+        seq_len,
+        tokens: (0..n).map(|i| id(row(i))).collect(),
+        positions: (0..n).map(|i| (i % seq_len) as u32).collect(),
+        cu_seqlens: (0..=rows).map(|i| (i * seq_len) as u32).collect(),
+        token_types: vec![],
+        sample_ids: (0..rows as u64).collect(),
+    };
+    let weight = |i: usize| if mlm && masked.uniform(i as u64, update) > MASKED { 0.0 } else { 1.0 };
+    MicroBatch {
+        targets: (0..n).map(|i| id(row(i) + usize::from(!mlm))).collect(),
+        weights: (0..n).map(weight).collect(),
+        domains: vec![0; rows],
+        seq,
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Timed {
+    ms: f64,
+    cpu_ms: f64,
+    /// Cores that others used meanwhile.
+    foreign: f64,
+}
+
+/// One after the other for at least 0.4 s, so that the ticks of the machine's clock tell something; each step's time.
+fn timed(steps: usize, mut f: impl FnMut() -> Result<()>) -> Result<Vec<Timed>> {
+    let (start, busy, cpu) = (Instant::now(), busy_seconds(), profile::cpu_seconds());
+    let mut each = Vec::with_capacity(steps);
+    for _ in 0..steps {
+        let (began, cpu) = (Instant::now(), profile::cpu_seconds());
+        f()?;
+        let (wall, cpu) = (began.elapsed().as_secs_f64(), profile::cpu_seconds() - cpu);
+        each.push(Timed { ms: wall * 1e3, cpu_ms: cpu * 1e3, foreign: 0.0 });
+    }
+    let own = profile::cpu_seconds() - cpu;
+    let foreign = ((busy_seconds() - busy - own) / start.elapsed().as_secs_f64()).max(0.0);
+    each.iter_mut().for_each(|t| t.foreign = foreign);
+    Ok(each)
+}
+
+fn table(rows: &mut [profile::Row], wall: f64, cpu: f64) {
+    rows.sort_by(|a, b| b.cpu_seconds.total_cmp(&a.cpu_seconds));
+    eprintln!(
+        "{:>6} {:>9} {:>9} {:>6} {:>9} {:>7}  op",
+        "share", "cpu ms", "wall ms", "calls", "GFLOP/s", "GB/s"
+    );
+    for r in rows.iter() {
+        eprintln!(
+            "{:5.1}% {:9.2} {:9.2} {:6} {:9.1} {:7.1}  {}",
+            100.0 * r.cpu_seconds / cpu,
+            r.cpu_seconds * 1e3,
+            r.seconds * 1e3,
+            r.calls,
+            r.cost.flops / r.seconds / 1e9,
+            r.cost.bytes / r.seconds / 1e9,
+            r.name
+        );
+    }
+    let inside: f64 = rows.iter().map(|r| r.seconds).sum();
+    let products: f64 = rows.iter().filter(|r| r.cost.flops > 0.0).map(|r| r.cpu_seconds).sum();
+    eprintln!(
+        "{:.1} ms, of it {:.1} between the ops; {:.0} % of the CPU time in products",
+        wall * 1e3,
+        (wall - inside) * 1e3,
+        100.0 * products / cpu
+    );
+}
+
+/// Times it; the result is one JSON object.
+pub fn run(what: &Step) -> Result<serde_json::Value> {
+    let name = &what.config;
+    let Some((preset, seq_len, rows)) = CONFIGS.into_iter().find(|c| c.0 == name) else {
+        let known = CONFIGS.map(|c| c.0).join(", ");
+        return Err(Error::config(
+            "bench step",
+            "--config",
+            format!("{name:?} is not known"),
+            format!("give {known}"),
+        ));
+    };
+    let &Step { threads, steps, dtype, recompute, .. } = what;
+    let (seq_len, rows) = (what.seq.unwrap_or(seq_len), what.batch.unwrap_or(rows));
+    let c = ModelConfig::preset(preset)?;
+    let no_decay =
+        Group { patterns: vec!["*.bias".into(), "*norm*".into()], weight_decay: Some(0.0), lr_scale: None };
+    let kind = OptimKind::AdamW { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1, moments: Precision::F32 };
+    let optim = OptimConfig { kind, clip: None, groups: vec![no_decay] };
+    let began = Instant::now();
+    let plan = Plan { model: &c, optim: &optim, dtype, recompute, zero: 0, seq_len };
+    let mut r = Replica::new(Device::cpu(threads), Mesh::solo(), &plan);
+    r.params.fill(&r.dev, &RandomInit { seed: 0 })?;
+    let init_s = began.elapsed().as_secs_f64();
+
+    let (mut losses, mut update) = (vec![], 0);
+    let mut one = || {
+        let b = [batch(&c, rows, seq_len, update)];
+        let weight_sum = b[0].weights.iter().map(|w| *w as f64).sum();
+        let update_now = Update { step: update, lr: 3e-4, clip: None, weight_sum };
+        losses.push(step(&mut r, &b, &update_now, Ballot::new(1))?.loss);
+        update += 1;
+        Ok(())
+    };
+    let first = timed(1, &mut one)?[0].ms;
+    let block = (400.0 / timed(2, &mut one)?[1].ms).ceil().max(1.0) as usize;
+    let mut all: Vec<Timed> = vec![];
+    let clean = |all: &[Timed]| all.iter().filter(|t| t.foreign <= NOISE).copied().collect::<Vec<_>>();
+    while clean(&all).len() < steps && all.len() < 2 * steps {
+        all.extend(timed(block, &mut one)?);
+    }
+    let used = if clean(&all).len() >= 3 { clean(&all) } else { all.clone() };
+    let ms = median(used.iter().map(|t| t.ms).collect());
+    let ms_min = used.iter().map(|t| t.ms).fold(f64::INFINITY, f64::min);
+    if what.profile {
+        profile::start();
+        let (began, cpu) = (Instant::now(), profile::cpu_seconds());
+        (0..block).try_for_each(|_| one())?;
+        let (wall, cpu) = (began.elapsed().as_secs_f64(), profile::cpu_seconds() - cpu);
+        table(&mut profile::stop(), wall, cpu);
+    }
+
+    let (dim, ffn, width) = (c.dim, c.ffn_dim, c.heads * c.head_dim);
+    let attention = dim * (width + 2 * c.kv_heads * c.head_dim) + dim * width;
+    let mlp = if c.is_glu() { 3 } else { 2 } * dim * ffn;
+    let head = dim * c.vocab + if c.head == Head::Mlm { dim * dim } else { 0 };
+    let products = c.layers * (attention + mlp) + head;
+    let flops = (rows * seq_len * (6 * products + 12 * c.layers * dim * seq_len)) as f64;
+    let round = |x: f64, digits: i32| (x * 10f64.powi(digits)).round() / 10f64.powi(digits);
+    let mut out = serde_json::json!({
+        "tool": concat!("espalier-", env!("CARGO_PKG_VERSION")),
+        "config": preset, "layers": c.layers, "d": dim, "heads": c.heads, "kv": c.kv_heads, "ffn": ffn,
+        "vocab": c.vocab, "seq": seq_len, "batch": rows,
+        "params": c.params(), "nmm": products, "threads": threads, "dtype": dtype.name(),
+        "recompute": format!("{recompute:?}").to_lowercase(),
+        "ms": round(ms, 2), "ms_min": round(ms_min, 2),
+        "cpu_ms": round(median(used.iter().map(|t| t.cpu_ms).collect()), 2),
+        "tok_s": round((rows * seq_len) as f64 / ms * 1e3, 1),
+        "gflops": round(flops / ms / 1e6, 1), "gflops_best": round(flops / ms_min / 1e6, 1),
+        "rss_mib": resident_mib(), "init_s": round(init_s, 2), "first_s": round(first / 1e3, 2),
+        "timed": all.len(), "clean": clean(&all).len(),
+        "foreign": round(all.last().map_or(0.0, |t| t.foreign), 2),
+        "loss0": round(losses[0], 4), "loss": round(*losses.last().expect("at least one step"), 4),
+    });
+    if what.losses {
+        out["losses"] = losses.iter().map(|l| round(*l, 5)).collect();
+    }
+    Ok(out)
+}

@@ -1,0 +1,219 @@
+//! `bench gemm | step | loader | comm`: what this machine attains, beside what it could.
+
+use crate::bench::{comm, gemm, loader, median, step};
+use crate::config::ModelConfig;
+use crate::device::DType;
+use crate::tape::Recompute;
+use crate::{Error, Result};
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Time the parts of a run on this machine
+#[derive(clap::Subcommand)]
+pub enum Bench {
+    /// The matrix products of training at the shapes of a model, beside the peak of the machine
+    Gemm(Gemm),
+    /// One training step on random tokens; the last line is a JSON object
+    Step(Step),
+    /// Batches of a corpus drawn by one thread
+    Loader(Loader),
+    /// Collectives between ranks that are threads of this process
+    Comm(Comm),
+}
+
+#[derive(clap::Args)]
+pub struct Gemm {
+    /// A preset of configs/model
+    #[arg(long, default_value = "gpt2-124m")]
+    model: String,
+    /// Tokens of a micro-batch
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(1..))]
+    tokens: u64,
+    #[arg(long)]
+    threads: Option<usize>,
+    #[arg(long, default_value = "f32", value_parser = ["f32", "bf16"])]
+    dtype: String,
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+pub struct Step {
+    /// tiny, small, gpt2-t512, llama25, llama110 or bert-base
+    #[arg(long, default_value = "tiny")]
+    config: String,
+    /// Tokens of a sequence [default: as the configuration has it]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    seq: Option<u64>,
+    /// Sequences [default: as the configuration has it]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    batch: Option<u64>,
+    #[arg(long)]
+    threads: Option<usize>,
+    #[arg(long, default_value = "f32", value_parser = ["f32", "bf16"])]
+    dtype: String,
+    #[arg(long, default_value = "keep", value_parser = ["keep", "cheap", "full"])]
+    recompute: String,
+    /// Steps that count
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..))]
+    steps: u64,
+    /// Time each op of one more step; a table on stderr
+    #[arg(long)]
+    profile: bool,
+    /// All losses in the result
+    #[arg(long)]
+    losses: bool,
+}
+
+#[derive(clap::Args)]
+pub struct Loader {
+    /// Prefix of the corpus
+    corpus: PathBuf,
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..))]
+    seq: u64,
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: u64,
+    /// Of each round
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+pub struct Comm {
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(2..=1024))]
+    ranks: u64,
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: u64,
+    #[arg(long)]
+    json: bool,
+}
+
+/// Threads as asked, or one for each core.
+fn threads(asked: Option<usize>) -> Result<usize> {
+    match asked {
+        None => Ok(std::thread::available_parallelism().map_or(1, |n| n.get())),
+        Some(n) if (1..=1024).contains(&n) => Ok(n),
+        Some(n) => Err(Error::config("bench", "--threads", format!("it is {n}"), "give 1 to 1024")),
+    }
+}
+
+impl Bench {
+    pub fn run(self) -> Result<()> {
+        match self {
+            Bench::Gemm(b) => b.run(),
+            Bench::Step(b) => b.run(),
+            Bench::Loader(b) => b.run(),
+            Bench::Comm(b) => b.run(),
+        }
+    }
+}
+
+impl Gemm {
+    fn run(self) -> Result<()> {
+        let model = ModelConfig::preset(&self.model)?;
+        let threads = threads(self.threads)?;
+        if !self.json {
+            println!(
+                "{:<32} {:>6} {:>6} {:>6} {:>9} {:>9}  of peak",
+                "product", "M", "N", "K", "ms", "GFLOP/s"
+            );
+        }
+        let (peak, rows) = gemm::run(&model, self.tokens as usize, threads, self.dtype == "bf16", |r| {
+            if !self.json {
+                println!(
+                    "{:<32} {:>6} {:>6} {:>6} {:>9.2} {:>9.1}  {:>5.1} %",
+                    r.what,
+                    r.m,
+                    r.n,
+                    r.k,
+                    r.ms,
+                    r.gflops,
+                    100.0 * r.share
+                );
+            }
+        });
+        let total: f64 = rows.iter().map(|r| r.ms).sum();
+        let flops: f64 = rows.iter().map(|r| r.ms * r.gflops).sum();
+        match self.json {
+            true => println!(
+                "{}",
+                json!({ "threads": threads, "dtype": self.dtype, "peak_gflops": peak, "products": rows })
+            ),
+            false => println!(
+                "{threads} threads: {:.1} of {peak:.1} GFLOP/s, {:.1} %",
+                flops / total,
+                100.0 * flops / total / peak
+            ),
+        }
+        Ok(())
+    }
+}
+
+impl Step {
+    fn run(self) -> Result<()> {
+        let out = step::run(&step::Step {
+            config: self.config,
+            seq: self.seq.map(|n| n as usize),
+            batch: self.batch.map(|n| n as usize),
+            threads: threads(self.threads)?,
+            dtype: if self.dtype == "bf16" { DType::Bf16 } else { DType::F32 },
+            recompute: match self.recompute.as_str() {
+                "cheap" => Recompute::Cheap,
+                "full" => Recompute::Full,
+                _ => Recompute::Keep,
+            },
+            steps: self.steps as usize,
+            profile: self.profile,
+            losses: self.losses,
+        })?;
+        println!("{out}");
+        Ok(())
+    }
+}
+
+impl Loader {
+    fn run(self) -> Result<()> {
+        if !(self.seconds > 0.0 && self.seconds.is_finite()) {
+            let problem = format!("it is {}", self.seconds);
+            return Err(Error::config("bench loader", "--seconds", problem, "give more than 0"));
+        }
+        let found = loader::run(&self.corpus, self.seq as usize, self.rounds as usize, self.seconds)?;
+        if self.json {
+            println!("{}", json!({ "corpus": self.corpus, "seq_len": self.seq, "orders": found }));
+            return Ok(());
+        }
+        for f in found {
+            let far = f.open_and_far_ms.map_or(String::new(), |ms| {
+                format!("; opened and drew sample {} in {ms:.2} ms", loader::FAR)
+            });
+            println!("{:<9} {:>7.1} M tokens/s on one core{far}", f.order, median(f.tokens_per_s) / 1e6);
+        }
+        Ok(())
+    }
+}
+
+impl Comm {
+    fn run(self) -> Result<()> {
+        let sizes: Vec<usize> = (10..=26).step_by(2).map(|n| 1 << n).collect();
+        let (rows, fits) =
+            comm::run(self.ranks as usize, &sizes, self.rounds as usize, Duration::from_secs(600))?;
+        if self.json {
+            println!(
+                "{}",
+                json!({ "ranks": self.ranks, "transport": "threads", "collectives": rows, "fits": fits })
+            );
+            return Ok(());
+        }
+        println!("{:<15} {:>10} {:>11} {:>11}", "collective", "bytes", "us", "bus GB/s");
+        for r in rows {
+            println!("{:<15} {:>10} {:>11.1} {:>11.2}", r.collective, r.bytes, r.us, r.bus);
+        }
+        for f in fits {
+            println!("{:<15} {:.1} us + bytes / {:.2} GB/s", f.collective, f.alpha_us, f.beta);
+        }
+        Ok(())
+    }
+}
