@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod ckpt;
 pub mod corpus;
+pub mod doctor;
 pub mod eval;
 pub mod export;
 pub mod generate;
@@ -51,6 +52,7 @@ enum Command {
     Report(report::Report),
     #[command(subcommand)]
     Bench(bench::Bench),
+    Doctor(doctor::Doctor),
 }
 
 impl Cli {
@@ -67,6 +69,7 @@ impl Cli {
             Command::Export(c) => c.run(),
             Command::Report(c) => c.run(),
             Command::Bench(c) => c.run(),
+            Command::Doctor(c) => c.run(),
         }
     }
 }
