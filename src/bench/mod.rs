@@ -48,3 +48,73 @@ pub fn seconds_each(seconds: f64, mut f: impl FnMut()) -> f64 {
     }
     median(all)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ModelConfig;
+    use crate::data::{CorpusWriter, Tokenizer};
+    use crate::device::DType;
+    use crate::tape::Recompute;
+
+    #[test]
+    fn every_product_of_a_block_and_the_head_is_timed_once() {
+        let c = ModelConfig { vocab: 64, ..ModelConfig::preset("llama-tiny").unwrap() };
+        for bf16 in [false, true] {
+            let mut told = 0;
+            let (peak, rows) = gemm::run(&c, 16, 2, bf16, |_| told += 1);
+            assert_eq!((told, rows.len()), (15, 15));
+            // Three products of each weight of a block: 2 FLOPs a weight and token each.
+            let flops: f64 = rows.iter().map(|r| r.ms * r.gflops * 1e6).sum();
+            let width = c.heads * c.head_dim + 2 * c.kv_heads * c.head_dim;
+            let weights = c.dim * (width + c.heads * c.head_dim + 3 * c.ffn_dim + c.vocab);
+            assert!((flops / (6 * 16 * weights) as f64 - 1.0).abs() < 1e-9, "{flops}");
+            assert!(rows.iter().all(|r| r.gflops > 0.0 && (r.share * peak / r.gflops - 1.0).abs() < 1e-9));
+        }
+    }
+
+    #[test]
+    fn a_step_says_what_it_timed_and_unknown_configurations_are_named() {
+        let what = |config: &str| step::Step {
+            config: config.into(),
+            seq: Some(16),
+            batch: Some(2),
+            threads: 1,
+            dtype: DType::F32,
+            recompute: Recompute::Keep,
+            steps: 1,
+            profile: false,
+            losses: true,
+        };
+        let out = step::run(&what("tiny")).unwrap();
+        assert_eq!((out["seq"].as_u64(), out["batch"].as_u64()), (Some(16), Some(2)));
+        assert!(out["losses"].as_array().unwrap().len() >= 4 && out["ms"].as_f64().unwrap() > 0.0);
+        assert!(step::run(&what("huge")).unwrap_err().to_string().contains("gpt2-t512"));
+    }
+
+    #[test]
+    fn the_loader_is_timed_in_both_orders() {
+        let folder = tempfile::tempdir().unwrap();
+        let prefix = folder.path().join("c");
+        let tokenizer = Tokenizer { kind: "x".into(), hash: 1 };
+        let mut writer = CorpusWriter::create(&prefix, 100, tokenizer, None).unwrap();
+        for d in 0..50u32 {
+            writer.push(&(0..40).map(|i| (d * 7 + i) % 100).collect::<Vec<u32>>()).unwrap();
+            writer.end_document(0).unwrap();
+        }
+        writer.finish().unwrap();
+        let found = loader::run(&prefix, 16, 2, 0.01).unwrap();
+        let orders: Vec<_> = found.iter().map(|f| (f.order, f.open_and_far_ms.is_some())).collect();
+        assert_eq!(orders, [("stream", true), ("megatron", false)]);
+        assert!(found.iter().all(|f| f.tokens_per_s.len() == 2 && f.tokens_per_s.iter().all(|r| *r > 0.0)));
+    }
+
+    #[test]
+    fn files_are_timed_and_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (write, read) = rates::file(folder.path(), 2).unwrap();
+        assert!(write > 0.0 && read > 0.0);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert!(rates::file(&folder.path().join("none"), 1).unwrap_err().to_string().contains("none"));
+    }
+}

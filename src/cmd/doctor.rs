@@ -306,3 +306,29 @@ fn gpu() -> Finding {
         None => fine("GPU", "none found, and not needed"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_read_from_the_kernels_tables() {
+        let info = "processor\t: 0\nmodel name\t: A 1\nMemTotal:       24638464 kB\n";
+        assert_eq!(field(info, "model name").as_deref(), Some("A 1"));
+        assert_eq!(field(info, "MemTotal").as_deref(), Some("24638464 kB"));
+        assert_eq!(field(info, "Memory"), None);
+    }
+
+    #[test]
+    fn every_finding_that_is_not_fine_has_a_fix() {
+        let doctor = Doctor { dir: std::env::temp_dir(), mib: 1, no_measure: true, json: true };
+        let looks: [fn() -> Finding; 9] =
+            [program, vectors, processor, memory, huge_pages, files, temporary, mpi, gpu];
+        let all = looks.iter().map(|look| look()).chain([space(&doctor.dir), slurm()]);
+        for f in all {
+            assert!(!f.found.is_empty() && (f.state == State::Fine) == f.fix.is_none(), "{f:?}");
+        }
+        let missing = Doctor { dir: "/no/such/place".into(), ..doctor };
+        assert!(missing.run().unwrap_err().to_string().contains("/no/such/place is no directory"));
+    }
+}
