@@ -150,6 +150,41 @@ pub fn adopt_all(input: PathBuf, eod: Option<u32>, dtype: Option<data::PartType>
     }
 }
 
+/// A checkpoint of manifest.json without its last line, the header of weights-r00000.safetensors and its values, divided
+/// by bytes 0xff, which no JSON has. Sizes and checksums are put where the text says @bytes, @xxh3.
+pub fn checkpoint_of(data: &[u8]) -> PathBuf {
+    use xxhash_rust::xxh3::xxh3_64;
+    let mut parts = data.splitn(3, |&b| b == 0xff);
+    let mut part = || parts.next().unwrap_or_default();
+    let (manifest, header, values) = (String::from_utf8_lossy(part()), part(), part());
+    let file = safetensors(header, values);
+    put("weights-r00000.safetensors", &file);
+    let mut manifest = manifest.replace("@bytes", &file.len().to_string());
+    manifest = manifest.replace("@xxh3", &format!("{:016x}", xxh3_64(&file)));
+    manifest += &format!(",\n  \"xxh3\": \"{:016x}\"\n}}\n", xxh3_64(manifest.as_bytes()));
+    put("manifest.json", manifest.as_bytes());
+    folder()
+}
+
+/// The weights of Hugging Face: config.json, the index of shards (empty: there is none), the header of the safetensors
+/// file and its values, divided as above.
+pub fn weights_of(data: &[u8]) -> PathBuf {
+    let mut parts = data.splitn(4, |&b| b == 0xff);
+    let mut part = || parts.next().unwrap_or_default();
+    put("config.json", part());
+    let (index, header, values) = (part(), part(), part());
+    let single = put("model.safetensors", &safetensors(header, values));
+    put("model.safetensors.index.json", index);
+    if !index.is_empty() {
+        std::fs::rename(single, folder().join("a.safetensors")).expect("renamed");
+    }
+    folder()
+}
+
+fn safetensors(header: &[u8], values: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes()[..], header, values].concat()
+}
+
 /// Opens a checkpoint and reads every tensor, as `Checkpoint` does.
 pub fn stored(dir: &Path) -> Result<()> {
     use checkpoint::{file::StoredFile, index::Index, manifest::Manifest, piece::Area, piece::Kind};

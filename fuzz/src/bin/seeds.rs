@@ -2,8 +2,8 @@
 
 use espalier::config::{ModelConfig, RunConfig};
 use espalier::data::compress_corpus;
-use espalier::data::tokenizer::{TrainKind, train};
-use espalier::{folder, index, json, put};
+use espalier::data::tokenizer::{Tokenizer, TrainKind, train};
+use espalier::{checkpoint_of, folder, hf, index, json, put, stored, weights_of};
 use std::io::Write;
 use std::path::Path;
 
@@ -20,6 +20,7 @@ fn main() {
     tokenizers();
     checkpoints();
     weights();
+    std::fs::remove_dir_all(folder()).expect("removed");
 }
 
 fn corpora() {
@@ -137,6 +138,7 @@ fn tokenizers() {
     for (name, model) in models {
         let text =
             format!("{{\"version\": \"1.0\", \"added_tokens\": [{added}], {rest}, \"model\": {{{model}}}}}");
+        Tokenizer::from_json(&text, Path::new(name)).expect("it is sound");
         seed("tokenizer", name, &[text.as_bytes()]);
     }
 }
@@ -186,7 +188,9 @@ fn checkpoints() {
             .replace(&entry.xxh3, "@xxh3")
             .replace(&format!("\"bytes\":{}", entry.bytes), "\"bytes\":@bytes");
         text.pop();
-        seed("checkpoint", name, &[text.as_bytes(), b"\xff", &bytes[8..end], b"\xff", &bytes[end..]]);
+        let parts: [&[u8]; 5] = [text.as_bytes(), b"\xff", &bytes[8..end], b"\xff", &bytes[end..]];
+        stored(&checkpoint_of(&parts.concat())).expect("it is sound");
+        seed("checkpoint", name, &parts);
     }
 }
 
@@ -224,8 +228,12 @@ fn weights() {
     let index = "{\"weight_map\": {\"wte.weight\": \"a.safetensors\", \"b\": \"a.safetensors\"}}";
     for (name, config) in [("gpt2", gpt2), ("llama", llama), ("bert", bert)] {
         for (kind, index) in [("single", ""), ("shards", index)] {
-            let text = [config, index, header, ""].map(|part| part.as_bytes().to_vec()).join(&0xff);
-            seed("weights", &format!("{name}-{kind}"), &[&text, &[60; 28]]);
+            let mut text = [config, index, header, ""].map(|part| part.as_bytes().to_vec()).join(&0xff);
+            text.extend([60; 28]);
+            let dir = weights_of(&text);
+            hf::read_config(&dir).expect("it is sound");
+            assert_eq!(hf::Files::open(&dir).expect("it is sound").tensors.len(), 2);
+            seed("weights", &format!("{name}-{kind}"), &[&text]);
         }
     }
 }
