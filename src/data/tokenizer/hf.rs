@@ -44,6 +44,9 @@ impl Hf {
         let remedy = "name the tokenizer.json of the model, as `tokenizers` 0.13 to 0.23 writes it";
         let bad = |problem: String| Error::data(source, problem, remedy);
         let value: Value = serde_json::from_str(definition).map_err(|e| bad(format!("is not JSON: {e}")))?;
+        if overstated(&value["normalizer"]) {
+            return Err(bad("has a precompiled_charsmap that states a table larger than itself".into()));
+        }
         let mut slow = guarded(|| Crate::from_str(definition))
             .map_err(|e| bad(format!("is not a tokenizer that `tokenizers` 0.23 reads: {e}")))?;
         if value["model"]["dropout"].as_f64().is_some_and(|d| d > 0.0) {
@@ -192,6 +195,21 @@ pub(super) fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result
         Ok(result) => result.map_err(|e| e.to_string()),
         Err(_) => Err("the `tokenizers` crate panics, with the message above".into()),
     }
+}
+
+/// Whether the crate would ask for gigabytes: a Precompiled normalizer begins with the bytes of its table, a u32 in base64.
+fn overstated(normalizer: &Value) -> bool {
+    let map = normalizer["precompiled_charsmap"].as_str().unwrap_or_default();
+    let digit = |c: u8| match c {
+        b'A'..=b'Z' => c - b'A',
+        b'a'..=b'z' => c - b'a' + 26,
+        b'0'..=b'9' => c - b'0' + 52,
+        b'+' => 62,
+        _ => 63,
+    };
+    let bits = map.bytes().take(6).fold(0u64, |bits, c| bits << 6 | u64::from(digit(c)));
+    (map.len() >= 6 && ((bits >> 4) as u32).swap_bytes() as usize > map.len())
+        || normalizer["normalizers"].as_array().is_some_and(|steps| steps.iter().any(overstated))
 }
 
 /// The tokens that are found in the text before anything else happens to it.

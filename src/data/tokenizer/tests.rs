@@ -289,7 +289,9 @@ fn a_tokenizer_that_cannot_be_used_says_why() {
     let words = |vocab: &str, rest: &str| {
         format!(r#"{{{rest} "model": {{"type": "WordLevel", "unk_token": "a", "vocab": {vocab}}}}}"#)
     };
-    // A normalizer of no bytes, and a token for it to normalize.
+    // Normalizers of no bytes, with a token for it to normalize, and of 2^32 - 1 bytes.
+    let huge = r#""normalizer": {"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap":
+        "/////w=="}]},"#;
     let empty = r#""normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAAAA=="}, "added_tokens": [{"id": 1,
         "content": "b", "single_word": false, "lstrip": false, "rstrip": false, "normalized": true, "special": false}],"#;
     for (text, says) in [
@@ -298,6 +300,7 @@ fn a_tokenizer_that_cannot_be_used_says_why() {
         ("[1]".into(), "is not a tokenizer that"),
         (words("{}", ""), "has 0 tokens and ids below 0"),
         (words(r#"{"a": 0, "b": 2000000000}"#, ""), "has 2 tokens and ids below 2000000001"),
+        (words(r#"{"a": 0}"#, huge), "states a table larger than itself"),
         (words(r#"{"a": 0}"#, empty), "`tokenizers` 0.23 reads: the `tokenizers` crate panics"),
     ] {
         let text = text.as_str();
