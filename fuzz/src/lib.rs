@@ -1,29 +1,63 @@
-//! The modules of espalier that read corpora, and what the fuzz targets share: files made of the fuzzer's bytes, and
-//! everything that can be asked of a corpus. Errors are what damaged files should give; a panic or a fault is a find.
+//! The modules of espalier that read files, and what the fuzz targets share: files made of the fuzzer's bytes, and
+//! everything that can be asked of what was opened. Errors are what damaged files should give; a panic or a fault is
+//! a find. Modules are the sources themselves; of those that also need a network, only the files that read are here.
+
+#![allow(dead_code, unused_imports)]
 
 #[path = "../../src/config/mod.rs"]
-#[allow(dead_code, unused_imports)]
 pub mod config;
+#[path = "../../src/data/mod.rs"]
+pub mod data;
+#[path = "../../src/device/mod.rs"]
+mod device;
 #[path = "../../src/error.rs"]
 pub mod error;
+#[path = "../../src/rng/mod.rs"]
+mod rng;
+#[path = "../../src/tensor.rs"]
+mod tensor;
 
-#[allow(dead_code, unused_imports)]
-#[path = "../../src/data"]
-pub mod data {
-    mod corpus;
-    mod idx;
-    mod meta;
-    pub mod side;
-    mod store;
-
-    pub use corpus::Corpus;
-    pub use meta::{Meta, Part, PartType, Tokenizer};
-    pub use store::{Adopt, Adopted, adopt, compress_corpus, merge, split};
+/// Without `open`, which loads into a network: `stored` stands for it.
+#[path = "../../src/checkpoint"]
+pub mod checkpoint {
+    mod disk;
+    pub mod file;
+    pub mod index;
+    pub mod manifest;
+    pub mod piece;
 }
 
+/// Without the tensors of a network.
+#[path = "../../src/hf"]
+pub mod hf {
+    mod atomic;
+    mod bert;
+    mod config;
+    mod family;
+    mod fields;
+    mod files;
+    mod gpt2;
+    mod llama;
+    mod map;
+    mod qwen;
+    mod rope;
+
+    pub use config::{read_config, write_config};
+    pub use files::Files;
+}
+
+#[path = "../../src/params"]
+pub mod params {
+    mod spec;
+
+    pub use spec::{Init, LocalBox, ParamSpec, Shard};
+}
+
+pub use device::DType;
 pub use error::{Error, Result};
 
 use data::{Adopt, Corpus};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// A folder of this process, in memory where there is one.
@@ -114,4 +148,68 @@ pub fn adopt_all(input: PathBuf, eod: Option<u32>, dtype: Option<data::PartType>
     if data::adopt(&what, &mut |_, _| {}).is_ok() {
         use_all(&out).expect("what was adopted is sound");
     }
+}
+
+/// A checkpoint of manifest.json without its last line, the header of weights-r00000.safetensors and its values, divided
+/// by bytes 0xff, which no JSON has. Sizes and checksums are put where the text says @bytes, @xxh3.
+pub fn checkpoint_of(data: &[u8]) -> PathBuf {
+    use xxhash_rust::xxh3::xxh3_64;
+    let mut parts = data.splitn(3, |&b| b == 0xff);
+    let mut part = || parts.next().unwrap_or_default();
+    let (manifest, header, values) = (String::from_utf8_lossy(part()), part(), part());
+    let file = safetensors(header, values);
+    put("weights-r00000.safetensors", &file);
+    let mut manifest = manifest.replace("@bytes", &file.len().to_string());
+    manifest = manifest.replace("@xxh3", &format!("{:016x}", xxh3_64(&file)));
+    manifest += &format!(",\n  \"xxh3\": \"{:016x}\"\n}}\n", xxh3_64(manifest.as_bytes()));
+    put("manifest.json", manifest.as_bytes());
+    folder()
+}
+
+/// The weights of Hugging Face: config.json, the index of shards (empty: there is none), the header of the safetensors
+/// file and its values, divided as above.
+pub fn weights_of(data: &[u8]) -> PathBuf {
+    let mut parts = data.splitn(4, |&b| b == 0xff);
+    let mut part = || parts.next().unwrap_or_default();
+    put("config.json", part());
+    let (index, header, values) = (part(), part(), part());
+    let single = put("model.safetensors", &safetensors(header, values));
+    put("model.safetensors.index.json", index);
+    if !index.is_empty() {
+        std::fs::rename(single, folder().join("a.safetensors")).expect("renamed");
+    }
+    folder()
+}
+
+fn safetensors(header: &[u8], values: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes()[..], header, values].concat()
+}
+
+/// Opens a checkpoint and reads every tensor, as `Checkpoint` does.
+pub fn stored(dir: &Path) -> Result<()> {
+    use checkpoint::{file::StoredFile, index::Index, manifest::Manifest, piece::Area, piece::Kind};
+    let manifest = Manifest::read(dir)?;
+    let specs: HashMap<&str, _> = manifest.params.iter().map(|p| (p.name.as_str(), p)).collect();
+    let open = |entry| StoredFile::open(dir, entry, &specs);
+    let files = manifest.files.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let index = Index::new(dir, &files, &manifest.params)?;
+    manifest.bytes();
+    for spec in &manifest.params {
+        for layout in Kind::ALL.into_iter().filter_map(|kind| index.get(kind, &spec.name)) {
+            let all = Area::whole(spec);
+            let mut values = vec![0.0; all.len()];
+            layout.read(&files, all, 0..all.len(), &mut values)?;
+            // The lower right quarter, where there is one: other boxes, other runs.
+            let (row, col) = (spec.rows / 2, spec.cols / 2);
+            let part = Area { row, rows: spec.rows - row, col, cols: spec.cols - col };
+            let range = part.len() / 2..part.len();
+            let mut again = vec![0.0f32; range.len()];
+            layout.read(&files, part, range.clone(), &mut again)?;
+            for (value, at) in again.iter().zip(range) {
+                let from = (row + at / part.cols) * spec.cols + col + at % part.cols;
+                assert_eq!(value.to_bits(), values[from].to_bits(), "an element has one value");
+            }
+        }
+    }
+    Ok(())
 }

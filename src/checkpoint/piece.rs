@@ -107,7 +107,10 @@ impl Area {
 
 impl fmt::Display for Area {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "rows {:?}, columns {:?}", self.row_range(), self.col_range())
+        // Of a box that a damaged file states, too.
+        let end = |start: usize, len: usize| start.saturating_add(len);
+        let (rows, cols) = (end(self.row, self.rows), end(self.col, self.cols));
+        write!(f, "rows {}..{rows}, columns {}..{cols}", self.row, self.col)
     }
 }
 

@@ -159,6 +159,12 @@ fn metadata_becomes_columns_of_the_type_it_has() {
     run(&options).unwrap();
     options.columns = Wanted::Named(vec!["a b".into()]);
     assert!(run(&options).unwrap_err().to_string().contains("\"a b\" cannot name a document column"));
+    // A line of a million keys: compared each with each they would take hours.
+    let keys: String = (0..1_000_000).map(|i| format!("\"k{i}\":{i},")).collect();
+    fs::write(&input, format!("{{{keys}\"text\":\"a\"}}")).unwrap();
+    options.columns = Wanted::All;
+    let error = run(&options).unwrap_err().to_string();
+    assert!(error.contains("more than 64 keys"), "{error}");
 }
 
 #[test]

@@ -122,7 +122,7 @@ fn elements_that_are_missing_or_stored_twice_are_an_error_that_names_tensor_and_
         o.bytes = &o.bytes[..(range[1] - range[0]) * 4];
         (o.piece.range, o.shape) = (range, vec![range[1] - range[0]]);
     };
-    let cases: [(&str, String); 7] = [
+    let cases: [(&str, String); 8] = [
         (
             "m of tensor blocks.0.attn.q.weight [4, 4]: elements 15..16 of its box (rows 0..4, columns 0..4) are in no file",
             forged(|out| {
@@ -175,6 +175,13 @@ fn elements_that_are_missing_or_stored_twice_are_an_error_that_names_tensor_and_
             forged(|out| {
                 let i = find(out);
                 out[i].piece.area = Area { row: usize::MAX - 1, rows: 1, col: 0, cols: 4 };
+            }),
+        ),
+        (
+            "lies outside of its tensor [4, 4]: rows 18446744073709551614..18446744073709551615",
+            forged(|out| {
+                let i = find(out);
+                out[i].piece.area = Area { row: usize::MAX - 1, rows: 9, col: 0, cols: 4 };
             }),
         ),
         (

@@ -17,7 +17,7 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 /// More columns than this are refused.
-const MOST: usize = 64;
+pub(super) const MOST: usize = 64;
 /// Whole numbers up to this are exact in f64.
 const EXACT: u64 = 1 << 53;
 

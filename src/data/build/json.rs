@@ -1,5 +1,6 @@
 //! One line of JSONL to its text and its metadata, without a copy of what is not wanted.
 
+use super::columns::MOST;
 use crate::data::side;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -111,6 +112,9 @@ impl<'de> Visitor<'de> for Seed<'_> {
                 found.text = Some(map.next_value_seed(TextSeed)?);
             } else if Some(key.as_ref()) == completion.map(String::as_str) {
                 found.completion = Some(map.next_value_seed(TextSeed)?);
+            } else if found.columns.len() > MOST {
+                // Too many already, which is for the columns to say; looking among more would take for ever.
+                map.next_value::<IgnoredAny>()?;
             } else {
                 let value = match self.wanted {
                     Wanted::All if side::allowed(&key) => map.next_value_seed(ScalarSeed)?,

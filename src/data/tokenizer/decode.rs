@@ -1,6 +1,6 @@
 //! Ids to text, one at a time: what is put out is never taken back, and no character is put out by halves.
 
-use super::hf::Bytes;
+use super::hf::{Bytes, guarded};
 use super::{Inner, Tokenizer};
 use crate::data::meta::BYTE_END;
 use crate::{Error, Result};
@@ -56,7 +56,7 @@ impl<'a> Decoder<'a> {
             }
             Way::Table(bytes) => self.pending.extend(bytes.of(id).unwrap_or_default()),
             Way::Crate(stream) => {
-                let text = stream.step(id).map_err(|e| {
+                let text = guarded(|| stream.step(id)).map_err(|e| {
                     let problem = format!("id {id} cannot be turned into text: {e}");
                     Error::data(
                         "tokenizer.json",

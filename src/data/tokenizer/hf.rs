@@ -6,12 +6,17 @@ use crate::data::meta::Tokenizer as Id;
 use crate::{Error, Result};
 use aho_corasick::{AhoCorasick, MatchKind};
 use serde_json::Value;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::OnceLock;
 use tokenizers::Tokenizer as Crate;
 use unicode_normalization_alignments::is_nfc_quick;
 use xxhash_rust::xxh3::xxh3_64;
+
+/// There may be so many ids for each token, and so many more.
+const MOST_HOLES: u64 = 8;
+const SPARE: u64 = 1 << 16;
 
 pub(super) struct Hf {
     slow: Crate,
@@ -39,7 +44,10 @@ impl Hf {
         let remedy = "name the tokenizer.json of the model, as `tokenizers` 0.13 to 0.23 writes it";
         let bad = |problem: String| Error::data(source, problem, remedy);
         let value: Value = serde_json::from_str(definition).map_err(|e| bad(format!("is not JSON: {e}")))?;
-        let mut slow = Crate::from_str(definition)
+        if overstated(&value["normalizer"]) {
+            return Err(bad("has a precompiled_charsmap that states a table larger than itself".into()));
+        }
+        let mut slow = guarded(|| Crate::from_str(definition))
             .map_err(|e| bad(format!("is not a tokenizer that `tokenizers` 0.23 reads: {e}")))?;
         if value["model"]["dropout"].as_f64().is_some_and(|d| d > 0.0) {
             return Err(bad(format!("drops merges by chance (dropout {})", value["model"]["dropout"])));
@@ -47,11 +55,13 @@ impl Hf {
         // A document is taken whole, whatever a model's own limits are.
         slow.with_padding(None);
         slow.with_truncation(None).map_err(|e| bad(e.to_string()))?;
-        let highest = slow.get_vocab(true).into_values().max();
-        let vocab = highest
-            .and_then(|id| id.checked_add(1))
-            .filter(|&v| v <= 1 << 31)
-            .ok_or_else(|| bad("has no tokens, or ids above 2^31".into()))?;
+        let tokens = slow.get_vocab(true);
+        let vocab = tokens.values().max().map_or(0, |&id| u64::from(id) + 1);
+        // Tables are as long as the ids reach, and so is the model's embedding.
+        if vocab == 0 || vocab > MOST_HOLES * tokens.len() as u64 + SPARE {
+            return Err(bad(format!("has {} tokens and ids below {vocab}", tokens.len())));
+        }
+        let vocab = vocab as u32;
         let kind = match value["model"]["type"].as_str() {
             Some(kind) => kind.to_lowercase(),
             None => "unstated".into(),
@@ -60,7 +70,7 @@ impl Hf {
         let hash = xxh3_64(value.to_string().as_bytes());
         Ok(Hf {
             fast: ByteLevel::new(&value),
-            added: Added::new(&value),
+            added: Added::new(&value, &slow),
             parsed: Parsed::new(&value),
             bytes: OnceLock::new(),
             definition: definition.into(),
@@ -127,7 +137,7 @@ impl Hf {
 
     /// Through the crate.
     pub fn encode_slow(&self, text: &str, out: &mut Vec<u32>) -> Result<(), String> {
-        let encoding = self.slow.encode_fast(text, false).map_err(|e| e.to_string())?;
+        let encoding = guarded(|| self.slow.encode_fast(text, false))?;
         out.extend_from_slice(encoding.get_ids());
         Ok(())
     }
@@ -179,6 +189,29 @@ impl Bytes {
     }
 }
 
+/// What the crate makes of a file from anywhere, which may bring it to panic.
+pub(super) fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|e| e.to_string()),
+        Err(_) => Err("the `tokenizers` crate panics, with the message above".into()),
+    }
+}
+
+/// Whether the crate would ask for gigabytes: a Precompiled normalizer begins with the bytes of its table, a u32 in base64.
+fn overstated(normalizer: &Value) -> bool {
+    let map = normalizer["precompiled_charsmap"].as_str().unwrap_or_default();
+    let digit = |c: u8| match c {
+        b'A'..=b'Z' => c - b'A',
+        b'a'..=b'z' => c - b'a' + 26,
+        b'0'..=b'9' => c - b'0' + 52,
+        b'+' => 62,
+        _ => 63,
+    };
+    let bits = map.bytes().take(6).fold(0u64, |bits, c| bits << 6 | u64::from(digit(c)));
+    (map.len() >= 6 && ((bits >> 4) as u32).swap_bytes() as usize > map.len())
+        || normalizer["normalizers"].as_array().is_some_and(|steps| steps.iter().any(overstated))
+}
+
 /// The tokens that are found in the text before anything else happens to it.
 struct Added {
     search: Option<AhoCorasick>,
@@ -192,7 +225,7 @@ struct Added {
 }
 
 impl Added {
-    fn new(definition: &Value) -> Added {
+    fn new(definition: &Value, slow: &Crate) -> Added {
         let list = definition["added_tokens"].as_array().map_or(&[][..], Vec::as_slice);
         let list: Vec<&Value> = list.iter().filter(|t| t["content"].as_str() != Some("")).collect();
         let is = |token: &Value, key: &str| token[key] == true;
@@ -211,7 +244,11 @@ impl Added {
                 && one_search
                 && ascii
                 && search.is_some(),
-            tokens: list.iter().map(|t| (t["id"].as_u64().unwrap_or(0) as u32, is(t, "special"))).collect(),
+            // The ids of the crate, which passes over those of the file.
+            tokens: list
+                .iter()
+                .map(|t| (slow.token_to_id(&content(t)).unwrap_or(0), is(t, "special")))
+                .collect(),
             one_kind,
             as_text: false,
             search,

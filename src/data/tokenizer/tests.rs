@@ -148,6 +148,10 @@ fn own_ids_are_those_of_the_crate() {
             }),
         ),
         ("whole words", variant(|v| v["model"]["ignore_merges"] = true.into())),
+        (
+            "another id is stated than the vocabulary has",
+            variant(|v| v["added_tokens"][0]["id"] = 99_999.into()),
+        ),
     ];
     let texts = sample();
     for (name, tokenizer) in &tokenizers {
@@ -282,9 +286,24 @@ fn training_gives_the_same_vocabulary_every_time() {
 #[test]
 fn a_tokenizer_that_cannot_be_used_says_why() {
     let source = Path::new("t.json");
-    for (text, says) in
-        [("{", "is not JSON"), ("{}", "is not a tokenizer that"), ("[1]", "is not a tokenizer that")]
-    {
+    let words = |vocab: &str, rest: &str| {
+        format!(r#"{{{rest} "model": {{"type": "WordLevel", "unk_token": "a", "vocab": {vocab}}}}}"#)
+    };
+    // Normalizers of no bytes, with a token for it to normalize, and of 2^32 - 1 bytes.
+    let huge = r#""normalizer": {"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap":
+        "/////w=="}]},"#;
+    let empty = r#""normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAAAA=="}, "added_tokens": [{"id": 1,
+        "content": "b", "single_word": false, "lstrip": false, "rstrip": false, "normalized": true, "special": false}],"#;
+    for (text, says) in [
+        ("{".into(), "is not JSON"),
+        ("{}".into(), "is not a tokenizer that"),
+        ("[1]".into(), "is not a tokenizer that"),
+        (words("{}", ""), "has 0 tokens and ids below 0"),
+        (words(r#"{"a": 0, "b": 2000000000}"#, ""), "has 2 tokens and ids below 2000000001"),
+        (words(r#"{"a": 0}"#, huge), "states a table larger than itself"),
+        (words(r#"{"a": 0}"#, empty), "`tokenizers` 0.23 reads: the `tokenizers` crate panics"),
+    ] {
+        let text = text.as_str();
         let Err(error) = Tokenizer::from_json(text, source) else { panic!("{text} was taken") };
         assert!(error.to_string().contains(says), "{error}");
     }
