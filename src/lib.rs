@@ -5,7 +5,7 @@
 //! is (out, in).
 //!
 //! A module may use only modules of its own layer or below (`tests/layers.rs`):
-//! `cmd` > `plan` `report` > `train` > `run` `hf` > `checkpoint` `data` `optim` > `model` > `params` > `ops` > `tape` > `comm` >
+//! `cmd` > `plan` `report` > `train` > `run` `hf` > `checkpoint` `data` `optim` `infer` > `model` > `params` > `ops` > `tape` > `comm` >
 //! `tensor` `device` > `config` `rng` `error`.
 
 pub mod checkpoint;
@@ -16,6 +16,8 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod hf;
+pub mod infer;
+
 pub mod model;
 pub mod ops;
 pub mod optim;
