@@ -359,3 +359,193 @@ fn products_with_panels_have_the_bits_of_gemm() {
         panels_equal_gemm::<f64>(5, 70, 1100, isa);
     }
 }
+
+fn espalier(dir: &Path, args: &[&str]) -> std::process::Output {
+    let mut c = std::process::Command::new(env!("CARGO_BIN_EXE_espalier"));
+    for name in ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS", "SLURM_STEP_ID"] {
+        c.env_remove(name);
+    }
+    c.current_dir(dir).args(args).output().expect("the program starts")
+}
+
+/// A Hugging Face directory with a byte-level tokenizer: a tiny GPT-2 with random weights of its own.
+fn hugging_face(dir: &Path) {
+    let vocab = 257;
+    let width = 32;
+    let random = Philox::new(9, "cli");
+    let tensors: Vec<(String, Vec<usize>)> = [
+        ("wte.weight", vec![vocab, width]),
+        ("wpe.weight", vec![48, width]),
+        ("h.0.ln_1.weight", vec![width]),
+        ("h.0.ln_1.bias", vec![width]),
+        ("h.0.attn.c_attn.weight", vec![width, 3 * width]),
+        ("h.0.attn.c_attn.bias", vec![3 * width]),
+        ("h.0.attn.c_proj.weight", vec![width, width]),
+        ("h.0.attn.c_proj.bias", vec![width]),
+        ("h.0.ln_2.weight", vec![width]),
+        ("h.0.ln_2.bias", vec![width]),
+        ("h.0.mlp.c_fc.weight", vec![width, 4 * width]),
+        ("h.0.mlp.c_fc.bias", vec![4 * width]),
+        ("h.0.mlp.c_proj.weight", vec![4 * width, width]),
+        ("h.0.mlp.c_proj.bias", vec![width]),
+        ("ln_f.weight", vec![width]),
+        ("ln_f.bias", vec![width]),
+    ]
+    .into_iter()
+    .map(|(name, shape)| (format!("transformer.{name}"), shape))
+    .collect();
+    let bytes: Vec<Vec<u8>> = tensors
+        .iter()
+        .enumerate()
+        .map(|(t, (_, shape))| {
+            let n: usize = shape.iter().product();
+            (0..n).flat_map(|i| (0.4 * random.normal(i as u64, t as u64) as f32).to_le_bytes()).collect()
+        })
+        .collect();
+    let views = tensors.iter().zip(&bytes).map(|((name, shape), bytes)| {
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
+        (name.clone(), view.expect("a tensor"))
+    });
+    safetensors::serialize_to_file(views, None, &dir.join("model.safetensors")).expect("writes");
+    let config = serde_json::json!({
+        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": vocab, "n_embd": width, "n_head": 4,
+        "n_layer": 1, "n_positions": 48, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
+        "bos_token_id": 256, "eos_token_id": 256, "tie_word_embeddings": true
+    });
+    std::fs::write(dir.join("config.json"), config.to_string()).expect("writes");
+    // Every byte is a token, as byte-level BPE writes bytes as characters: 256 ids, then the end.
+    let shown = |b: u32| matches!(b, 33..=126 | 161..=172 | 174..=255);
+    let mut hidden = 255;
+    let characters = (0..256u32).map(|b| {
+        let code = if shown(b) {
+            b
+        } else {
+            hidden += 1;
+            hidden
+        };
+        char::from_u32(code).expect("a character").to_string()
+    });
+    let mut map: serde_json::Map<_, _> =
+        characters.enumerate().map(|(i, c)| (c, serde_json::json!(i))).collect();
+    map.insert("<|endoftext|>".into(), serde_json::json!(256));
+    let end = serde_json::json!({
+        "id": 256, "content": "<|endoftext|>", "special": true, "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false
+    });
+    let level = serde_json::json!({
+        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true
+    });
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [end], "normalizer": null,
+        "pre_tokenizer": level, "post_processor": null, "decoder": level,
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": map, "merges": []
+        }
+    });
+    std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).expect("writes");
+}
+
+#[test]
+fn the_command_continues_several_prompts_alike_in_any_batch_with_and_without_the_cache() {
+    let dir = tempfile::tempdir().expect("a directory");
+    hugging_face(dir.path());
+    std::fs::write(dir.path().join("p.txt"), "Once\nA longer prompt, of some words\n").expect("writes");
+    std::fs::write(dir.path().join("p.jsonl"), "{\"prompt\": \"Two\\nlines\"}\n").expect("writes");
+    let out = |args: &[&str]| {
+        let out = espalier(dir.path(), &[&["generate", "."], args].concat());
+        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(said.lines().count() == 1 && said.contains("tokens/s"), "{said}");
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let rows = |args: &[&str]| -> Vec<serde_json::Value> {
+        let text = out(&[args, &["--json"]].concat());
+        let row = |line: &str| {
+            let mut row: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            assert!(row["seconds"].take().as_f64().is_some_and(|s| s > 0.0));
+            row
+        };
+        text.lines().map(row).collect()
+    };
+    let asked = [
+        "--prompt",
+        "Hello",
+        "--prompts",
+        "p.txt",
+        "--samples",
+        "2",
+        "--top-k",
+        "90",
+        "--top-p",
+        "0.95",
+        "--tokens",
+        "60",
+    ];
+    let all = rows(&asked);
+    assert_eq!(all.len(), 6);
+    for (i, row) in all.iter().enumerate() {
+        let prompt = ["Hello", "Once", "A longer prompt, of some words"][i / 2];
+        assert_eq!((&row["prompt"], &row["sample"]), (&prompt.into(), &(i % 2).into()));
+        assert!(row["tokens"].as_u64() == Some(60) || row["ended"] == true, "{row}");
+    }
+    assert_ne!(all[0]["completion"], all[1]["completion"]);
+    for other in [&["--batch", "1"][..], &["--no-cache"], &["--threads", "1", "--batch", "4"]] {
+        assert_eq!(rows(&[&asked[..], other].concat()), all, "{other:?}");
+    }
+    assert_ne!(rows(&[&asked[..], &["--seed", "2"]].concat()), all);
+    assert_eq!(rows(&["--prompts", "p.jsonl", "--dtype", "bf16"])[0]["prompt"], "Two\nlines");
+    // One text is printed as it comes, and is the same text.
+    let one = out(&["--prompt", "Hello", "--top-k", "90", "--top-p", "0.95", "--tokens", "60"]);
+    let completion = all[0]["completion"].as_str().expect("text");
+    assert_eq!(one, format!("Hello{completion}\n"));
+    let several = out(&["--prompt", "a", "--prompt", "b", "--temperature", "0"]);
+    assert!(
+        several.starts_with("--- prompt 1, sample 1\na") && several.contains("\n--- prompt 2, sample 1\nb")
+    );
+    assert_eq!(out(&["--prompt", "Hello", "--tokens", "0"]), "Hello\n");
+}
+
+#[test]
+fn wrong_options_get_one_sentence_and_their_exit_code() {
+    let dir = tempfile::tempdir().expect("a directory");
+    hugging_face(dir.path());
+    for part in ["empty", "no-tokenizer", "bert"] {
+        std::fs::create_dir(dir.path().join(part)).expect("a directory");
+    }
+    for file in ["config.json", "model.safetensors"] {
+        let copy =
+            |from: PathBuf, to: &str| std::fs::copy(from, dir.path().join(to).join(file)).expect("copies");
+        copy(dir.path().join(file), "no-tokenizer");
+        copy(folder("bert").join(file), "bert");
+    }
+    std::fs::copy(dir.path().join("tokenizer.json"), dir.path().join("bert/tokenizer.json")).expect("copies");
+    std::fs::write(dir.path().join("bad.jsonl"), "{\"text\": \"x\"}\n").expect("writes");
+    let cases: &[(i32, &[&str], &[&str])] = &[
+        (2, &[".", "--temperature", "-1"], &["--temperature", "0 or more"]),
+        (2, &[".", "--temperature", "1e-9"], &["--temperature", "0 for the likeliest"]),
+        (2, &[".", "--top-k", "0"], &["--top-k", "1 or more"]),
+        (2, &[".", "--top-p", "1.5"], &["--top-p", "1.5"]),
+        (2, &[".", "--samples", "0"], &["--samples"]),
+        (2, &[".", "--batch", "0"], &["--batch"]),
+        (2, &[".", "--threads", "0"], &["--threads"]),
+        (2, &[".", "--dtype", "f16"], &["--dtype", "f16", "bf16"]),
+        (2, &[".", "--context", "49"], &["--context", "48"]),
+        (2, &[".", "--context", "0"], &["--context", "48"]),
+        (3, &[".", "--prompts", "bad.jsonl"], &["bad.jsonl", "line 1", "prompt"]),
+        (3, &[".", "--prompts", "nowhere.txt"], &["nowhere.txt"]),
+        (4, &["no-tokenizer"], &["tokenizer.json"]),
+        (4, &["bert"], &["both directions", "causal"]),
+        (4, &["empty"], &["empty"]),
+        (4, &["nowhere"], &["nowhere"]),
+    ];
+    for (code, args, says) in cases {
+        let out = espalier(dir.path(), &[&["generate"], *args].concat());
+        let text = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(*code), "{args:?}: {text}");
+        assert!(text.lines().count() == 1 && text.starts_with("espalier: "), "{args:?}: {text}");
+        for part in *says {
+            assert!(text.contains(part), "{args:?}: no {part:?} in {text}");
+        }
+    }
+}

@@ -29,13 +29,13 @@ pub struct Generate {
     #[arg(long, default_value_t = 200)]
     tokens: usize,
     /// 0 takes the likeliest token
-    #[arg(long, default_value_t = 0.8)]
+    #[arg(long, default_value_t = 0.8, allow_negative_numbers = true)]
     temperature: f64,
     /// Draw from the k likeliest tokens only
     #[arg(long)]
     top_k: Option<usize>,
     /// Draw from the smallest set of likeliest tokens that have this probability together
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     top_p: Option<f64>,
     /// A draw depends on the seed, the prompt's number, the sample and the position, not on the batch
     #[arg(long, default_value_t = 1)]
