@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["tape", "ops"],
     &["params"],
     &["model"],
-    &["checkpoint", "data", "optim"],
+    &["checkpoint", "data", "optim", "infer"],
     &["hf"],
     &["train"],
     &["plan", "report", "bench"],

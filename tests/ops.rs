@@ -122,7 +122,14 @@ impl Case {
         back: bool,
     ) -> (f64, Vec<f64>, Vec<f64>) {
         let tp = Solo::new();
-        let cx = Cx { dev, tp: &tp, w: Weights(&self.unit.weights), seq: &self.seq, at: At::default() };
+        let cx = Cx {
+            dev,
+            tp: &tp,
+            w: Weights(&self.unit.weights),
+            seq: &self.seq,
+            at: At::default(),
+            past: None,
+        };
         let mut t = Tape::default();
         let vars: Vec<_> =
             self.inputs.iter().zip(x).map(|(&(r, c), x)| t.input(tensor(dev, r, c, x))).collect();

@@ -1,6 +1,6 @@
 //! `eval RUN`: loss on held-out text, beside n-gram models of the same tokens if asked; accuracy at multiple choice.
 
-use super::generate::tokenizer;
+use super::generate::model::tokenizer;
 use crate::checkpoint::Checkpoint;
 use crate::comm::{Mesh, World, run_ranks};
 use crate::config::RunConfig;

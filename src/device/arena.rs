@@ -20,10 +20,12 @@ pub enum Category {
     Logits,
     Comm,
     Workspace,
+    /// Keys and values of the tokens that a generation has read.
+    Cache,
 }
 
 impl Category {
-    pub const ALL: [Category; 7] = [
+    pub const ALL: [Category; 8] = [
         Category::Weights,
         Category::Grads,
         Category::Optimizer,
@@ -31,6 +33,7 @@ impl Category {
         Category::Logits,
         Category::Comm,
         Category::Workspace,
+        Category::Cache,
     ];
     pub const fn name(self) -> &'static str {
         match self {
@@ -41,6 +44,7 @@ impl Category {
             Category::Logits => "logits",
             Category::Comm => "comm",
             Category::Workspace => "workspace",
+            Category::Cache => "cache",
         }
     }
 }
@@ -55,9 +59,9 @@ impl fmt::Display for Category {
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 pub struct MemoryUse {
     /// Now in use, in the order of `Category::ALL`.
-    pub live: [usize; 7],
+    pub live: [usize; 8],
     /// The most each category ever used.
-    pub peak: [usize; 7],
+    pub peak: [usize; 8],
     /// The most all of them together used.
     pub peak_total: usize,
     /// What the operating system has given: in use or waiting in a free list.
@@ -266,7 +270,7 @@ mod tests {
         round();
         let second = arena.used();
         assert_eq!(first, second);
-        assert_eq!(second.live, [0; 7]);
+        assert_eq!(second.live, [0; 8]);
         assert_eq!(second.peak_total, second.fresh_bytes);
     }
 

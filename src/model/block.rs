@@ -97,6 +97,15 @@ impl Block {
         }
     }
 
+    /// The weights of the linear layers.
+    pub(super) fn matrices(&self) -> [ParamId; 4] {
+        [self.qkv.0, self.o.0, self.up.0, self.down.0]
+    }
+
+    pub fn heads(&self) -> Heads {
+        self.heads
+    }
+
     /// x (N, C) to y (N, C)
     pub fn forward(&self, t: &mut Tape, cx: &Cx, x: Var) -> Result<Var> {
         match self.place {

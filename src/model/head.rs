@@ -6,6 +6,7 @@ use super::embedding::{Embedding, VOCAB_UNIT};
 use crate::Result;
 use crate::comm::Comm;
 use crate::config::{Activation as Kind, Head as HeadKind, ModelConfig, NormPlace};
+use crate::device::gemm::Panels;
 use crate::device::{Device, Elem};
 use crate::ops::activation::Activation;
 use crate::ops::linear::ColumnLinear;
@@ -47,6 +48,16 @@ impl Head {
         let w = (!c.tied).then(|| u.one(ParamSpec::matrix("head.weight", c.vocab, c.dim, rows, c.init_std)));
         let bias = c.head_bias.then(|| u.one(zeros("head.bias", c.vocab, rows)));
         Head { norm, transform, w, bias, local: embed.local, vocab: c.vocab }
+    }
+
+    /// The weight of the projection and whether it is the head's own; else the embedding unit holds it.
+    pub(super) fn projection(&self, embed: &Embedding) -> (ParamId, bool) {
+        self.w.map_or((embed.tokens, false), |w| (w, true))
+    }
+
+    /// Of the masked-LM transform.
+    pub(super) fn dense(&self) -> Option<ParamId> {
+        self.transform.as_ref().map(|t| t.dense.0)
     }
 
     /// x (N, C) to what the projection reads (N, C)
@@ -113,6 +124,19 @@ impl Head {
             loss::cross_entropy::<T>(dev, tp, h, vocab, targets, nll, back)?;
         });
         Ok(dh)
+    }
+
+    /// All logits of the rows of h (N, V), on one rank whose weights lie in panels.
+    pub fn logits_in_panels(&self, dev: &Device, params: &Params, embed: &Embedding, h: &Tensor) -> Tensor {
+        let [first, .., last] = params.units.as_slice() else { panic!("embedding, blocks and head") };
+        let (w, own) = self.projection(embed);
+        assert_eq!(self.local.rows, self.vocab, "one rank holds the vocabulary");
+        with_dtype!(h.dtype(), T => {
+            let unit = if own { last } else { first };
+            let panels = Panels { data: &unit.weights.data::<T>()[w.range()], rows: w.rows, cols: w.cols };
+            let bias = self.bias.map(|b| &last.weights.data::<T>()[b.start..b.start + self.vocab]);
+            loss::logits_in_panels::<T>(dev, h, panels, bias, self.vocab)
+        })
     }
 
     /// All logits of the rows of h: (N, V) on every rank. Collective over tp.

@@ -3,9 +3,16 @@
 use super::block::{Block, rope_table};
 use super::embedding::Embedding;
 use super::head::Head;
+use crate::Result;
+use crate::comm::Comm;
 use crate::config::ModelConfig;
+use crate::device::attention::KvCache;
+use crate::device::gemm::to_panels;
 use crate::device::{DType, Device};
 use crate::params::{Declare, Dp, Params};
+use crate::tape::{At, Cx, ParamId, Past, Seq, Tape, Weights};
+use crate::tensor::Tensor;
+use crate::with_dtype;
 
 pub struct Network {
     pub config: ModelConfig,
@@ -44,5 +51,56 @@ impl Network {
         let head = Head::declare(config, &embed, &mut u);
         units.push(u.unit("head", dev, dtype, dp));
         (Network { config: config.clone(), dtype, embed, blocks, head }, Params { units })
+    }
+
+    /// What the projection reads (N, C), without a record for a backward. With a past, after `into_panels`.
+    pub fn forward(
+        &self,
+        dev: &Device,
+        tp: &dyn Comm,
+        params: &Params,
+        seq: &Seq,
+        past: Option<Past>,
+    ) -> Result<Tensor> {
+        let mut x = Tensor::default();
+        for (layer, u) in params.units.iter().enumerate() {
+            let cx = Cx { dev, tp, w: Weights(&u.weights), seq, at: At { step: 0, layer }, past };
+            let mut tape = Tape::default();
+            let y = match layer {
+                0 => self.embed.forward(&mut tape, &cx)?,
+                layer => {
+                    let x = tape.input(std::mem::take(&mut x));
+                    match self.blocks.get(layer - 1) {
+                        Some(block) => block.forward(&mut tape, &cx, x)?,
+                        None => self.head.forward(&mut tape, &cx, x)?,
+                    }
+                }
+            };
+            x = tape.value(y).clone();
+        }
+        Ok(x)
+    }
+
+    /// Turns the weights of all linear layers and of the projection into panels, in place, for forwards with a past.
+    /// Training reads them no more.
+    pub fn into_panels(&self, dev: &Device, params: &mut Params) {
+        let (projection, own) = self.head.projection(&self.embed);
+        let last = params.units.len() - 1;
+        let blocks = self.blocks.iter().enumerate().flat_map(|(i, b)| b.matrices().map(|w| (i + 1, w)));
+        let head = self.head.dense().map(|w| (last, w));
+        let all: Vec<(usize, ParamId)> =
+            blocks.chain(head).chain([(if own { last } else { 0 }, projection)]).collect();
+        for (unit, w) in all {
+            let weights = &mut params.units[unit].weights;
+            with_dtype!(weights.dtype(), T => {
+                to_panels::<T>(dev.pool(), &mut weights.data_mut()[w.range()], w.rows, w.cols)
+            });
+        }
+    }
+
+    /// Room for the keys and values of `slots` sequences of up to `capacity` tokens.
+    pub fn cache(&self, dev: &Device, slots: usize, capacity: usize) -> KvCache {
+        let heads = self.blocks.first().expect("a model has layers").heads();
+        KvCache::new(dev, self.dtype, self.blocks.len(), heads, slots, capacity)
     }
 }

@@ -3,8 +3,9 @@
 //! qkv (N, (H+2K)·D/R), o (N, H·D/R), lse (N, H/R); never a T × T matrix.
 
 use crate::Result;
-use crate::device::attention::{Heads, Mask, backward, forward};
-use crate::tape::{Back, Cost, Cx, Grads, Needs, Op, Shape};
+use crate::device::Elem;
+use crate::device::attention::{Heads, Mask, Step, backward, forward};
+use crate::tape::{Back, Cost, Cx, Grads, Needs, Op, Past, Shape};
 use crate::tensor::Tensor;
 use crate::with_dtype;
 
@@ -20,6 +21,21 @@ pub struct Attention {
 }
 
 impl Attention {
+    /// Adds keys and values to the cache and, unless all sequences begin here, attends to it. lse is not filled.
+    fn go_on<T: Elem>(&self, cx: &Cx, past: Past, begins: bool, qkv: &[T], o: &mut [T]) {
+        let lengths = cx.seq.cu_seqlens.windows(2).map(|w| (w[1] - w[0]) as usize);
+        assert_eq!(lengths.len(), past.slots.len(), "a slot for each sequence");
+        let slots: Vec<usize> =
+            lengths.zip(past.slots).flat_map(|(n, slot)| std::iter::repeat_n(*slot, n)).collect();
+        let (pool, layer) = (cx.pool(), cx.at.layer.checked_sub(1).expect("attention is in a block"));
+        let step = Step { slots: &slots, positions: &cx.seq.positions };
+        let mut cache = past.cache.lock().expect("no panic under the lock");
+        cache.append(pool, layer, &step, qkv);
+        if !begins {
+            cache.attend(pool, layer, &step, self.scale, qkv, o);
+        }
+    }
+
     fn mask<'a>(&self, cx: &'a Cx) -> Mask<'a> {
         Mask { cu_seqlens: &cx.seq.cu_seqlens, causal: self.causal }
     }
@@ -43,6 +59,15 @@ impl Op for Attention {
     }
     fn forward(&self, cx: &Cx, x: &[&Tensor], y: &mut [Tensor]) -> Result<()> {
         let [o, lse] = y else { panic!("two outputs") };
+        // Sequences that begin here attend to themselves; their keys and values are kept for those that go on.
+        let begins =
+            cx.seq.cu_seqlens.windows(2).all(|w| cx.seq.positions.get(w[0] as usize).is_none_or(|p| *p == 0));
+        if let Some(past) = cx.past {
+            with_dtype!(x[0].dtype(), T => self.go_on::<T>(cx, past, begins, x[0].data(), o.data_mut()));
+            if !begins {
+                return Ok(());
+            }
+        }
         with_dtype!(x[0].dtype(), T => forward::<T>(
             cx.pool(), self.heads, &self.mask(cx), self.scale, x[0].data(), o.data_mut(), lse.data_mut()
         ));

@@ -4,6 +4,7 @@
 
 use crate::Result;
 use crate::comm::Reduce;
+use crate::device::gemm::{Panels, panel_row};
 use crate::device::{Device, Elem, Shared, simd};
 use crate::tape::{Back, Cx, Grads, Needs, Op, ParamId, Seq, Shape};
 use crate::tensor::Tensor;
@@ -77,11 +78,14 @@ impl Op for Embedding {
 impl Embedding {
     fn gather<T: Elem>(&self, cx: &Cx, y: &mut [T]) {
         let (cols, table, y) = (self.shape.cols, cx.w.view::<T>(self.tokens), Shared::new(y));
+        let panels = Panels { data: table, rows: self.tokens.rows, cols };
+        let in_panels = cx.past.is_some_and(|p| p.tied);
         cx.pool().ranges(self.shape.rows, 32, |rows| {
             for i in rows {
                 // SAFETY: each row is written by one task.
                 let y = unsafe { y.part(i * cols..(i + 1) * cols) };
                 match self.row(cx.seq.tokens[i]) {
+                    Some(row) if in_panels => panel_row(panels, row, y),
                     Some(row) => y.copy_from_slice(&table[row * cols..(row + 1) * cols]),
                     None => y.fill(T::default()),
                 }

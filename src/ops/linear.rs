@@ -7,7 +7,7 @@
 use super::reduce::{add_column_sums, partial_sums};
 use crate::Result;
 use crate::comm::Reduce;
-use crate::device::gemm::{Mat, MatMut, Out, gemm, gemm_with};
+use crate::device::gemm::{Mat, MatMut, Out, Panels, gemm, gemm_panels, gemm_with};
 use crate::device::{Elem, Real, Shared, simd};
 use crate::tape::{Back, Cost, Cx, Grads, Needs, Op, ParamId, Shape};
 use crate::tensor::Tensor;
@@ -41,11 +41,11 @@ impl Op for ColumnLinear {
     }
     fn forward(&self, cx: &Cx, x: &[&Tensor], y: &mut [Tensor]) -> Result<()> {
         with_dtype!(x[0].dtype(), T => {
-            let (w, n) = (weight::<T>(cx, self.w), x[0].rows());
+            let (w, n) = (self.w, x[0].rows());
             let (a, c) = (Mat::new(x[0].data::<T>(), n, self.w.cols), MatMut::new(y[0].data_mut::<T>(), n, self.w.rows));
             match self.bias.map(|b| cx.w.view::<T>(b)) {
-                None => gemm(cx.pool(), c, Out::Store, a, w.t()),
-                Some(bias) => gemm_with(cx.pool(), c, Out::Store, a, w.t(), #[inline(always)] |_, col, acc: &mut [<T as Elem>::Acc]| add_to(acc, &bias[col..])),
+                None => product(cx, c, a, w, #[inline(always)] |_, _, _: &mut [<T as Elem>::Acc]| {}),
+                Some(bias) => product(cx, c, a, w, #[inline(always)] |_, col, acc: &mut [<T as Elem>::Acc]| add_to(acc, &bias[col..])),
             }
         });
         Ok(())
@@ -106,15 +106,16 @@ impl Op for RowLinear {
     }
     fn forward(&self, cx: &Cx, x: &[&Tensor], y: &mut [Tensor]) -> Result<()> {
         with_dtype!(x[0].dtype(), T => {
-            let (w, n, cols) = (weight::<T>(cx, self.w), x[0].rows(), self.w.rows);
+            let (w, n, cols) = (self.w, x[0].rows(), self.w.rows);
             let a = Mat::new(x[0].data::<T>(), n, self.w.cols);
             let (r, bias) = (x[1].data::<T>(), self.bias.map(|b| cx.w.view::<T>(b)));
             if cx.tp.size() == 1 {
-                gemm_with(cx.pool(), MatMut::new(y[0].data_mut::<T>(), n, cols), Out::Store, a, w.t(), #[inline(always)] |row, col, acc: &mut [<T as Elem>::Acc]| {
+                product(cx, MatMut::new(y[0].data_mut::<T>(), n, cols), a, w, #[inline(always)] |row, col, acc: &mut [<T as Elem>::Acc]| {
                     add_rest(acc, r, bias, row * cols, col)
                 });
             } else {
-                gemm(cx.pool(), MatMut::new(y[0].data_mut::<T>(), n, cols), Out::Store, a, w.t());
+                let c = MatMut::new(y[0].data_mut::<T>(), n, cols);
+                product(cx, c, a, w, #[inline(always)] |_, _, _: &mut [<T as Elem>::Acc]| {});
                 let part = std::mem::take(&mut y[0]);
                 let mut sum = cx.tp.all_reduce(part, Reduce::Sum, "RowLinear y")?.wait()?;
                 finish_rows::<T>(cx, sum.data_mut(), cols, #[inline(always)] |row, col, acc: &mut [<T as Elem>::Acc]| {
@@ -153,6 +154,24 @@ impl Op for RowLinear {
 fn meta_bias(cx: &Cx, bias: Option<ParamId>, x: Shape) {
     if let Some(bias) = bias {
         partial_sums(cx.dev, x.rows, bias.len(), x.stat(1).dtype);
+    }
+}
+
+/// c = a·wᵀ and the epilogue, whichever way the weight lies.
+#[inline(always)]
+fn product<T: Elem>(
+    cx: &Cx,
+    c: MatMut<T>,
+    a: Mat<T>,
+    w: ParamId,
+    epilogue: impl Fn(usize, usize, &mut [T::Acc]) + Sync,
+) {
+    match cx.past {
+        None => gemm_with(cx.pool(), c, Out::Store, a, weight::<T>(cx, w).t(), epilogue),
+        Some(_) => {
+            let w = Panels { data: cx.w.view::<T>(w), rows: w.rows, cols: w.cols };
+            gemm_panels(cx.pool(), c, a, w, epilogue);
+        }
     }
 }
 

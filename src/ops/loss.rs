@@ -9,7 +9,7 @@
 use super::reduce::{add_column_sums, partial_sums, sum};
 use crate::Result;
 use crate::comm::{Comm, Reduce};
-use crate::device::gemm::{Mat, MatMut, Out, gemm, gemm_with};
+use crate::device::gemm::{Mat, MatMut, Out, Panels, gemm, gemm_panels, gemm_with};
 use crate::device::{Category, DType, Device, Elem, Real, Shared, simd};
 use crate::tape::{Cost, Shape, profile};
 use crate::tensor::Tensor;
@@ -163,6 +163,32 @@ pub fn logits<T: Elem>(
         all.data_mut::<T::Acc>()[to..to + v].copy_from_slice(&own.data::<T::Acc>()[i * v..(i + 1) * v]);
     }
     tp.all_reduce(all, Reduce::Sum, "logits")?.wait()
+}
+
+/// The same on one rank with the weight in panels: (N, valid).
+pub fn logits_in_panels<T: Elem>(
+    dev: &Device,
+    h: &Tensor,
+    w: Panels<T>,
+    bias: Option<&[T]>,
+    valid: usize,
+) -> Tensor {
+    let (n, c) = (h.rows(), h.cols());
+    let mut own = Tensor::empty(dev, n, valid, T::Acc::DTYPE, Category::Logits);
+    let out = MatMut::new(own.data_mut::<T::Acc>(), n, valid);
+    gemm_panels(
+        dev.pool(),
+        out,
+        Mat::new(h.data::<T>(), n, c),
+        w,
+        #[inline(always)]
+        |_: usize, col: usize, acc: &mut [T::Acc]| {
+            if let Some(bias) = bias {
+                acc.iter_mut().zip(&bias[col..]).for_each(|(a, b)| *a += b.load());
+            }
+        },
+    );
+    own
 }
 
 /// logits = h·wᵀ + b.   h (n, C), logits (n, valid)

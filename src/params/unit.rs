@@ -156,6 +156,13 @@ impl Params {
         }
         Ok(())
     }
+    /// Drops gradients and masters, which only an optimizer reads. Before `fill` they have taken no memory yet.
+    pub fn forget_training(&mut self) {
+        for unit in &mut self.units {
+            unit.grads = Tensor::default();
+            unit.master = Tensor::default();
+        }
+    }
     pub fn zero_grads(&mut self, dev: &Device) {
         if dev.is_meta() {
             return;

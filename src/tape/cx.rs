@@ -2,8 +2,10 @@
 //! is known about the sequences. A forward gets `&Cx` and so cannot touch a gradient.
 
 use crate::comm::Comm;
+use crate::device::attention::KvCache;
 use crate::device::{Device, Elem, Pool, Real};
 use crate::tensor::Tensor;
+use std::sync::Mutex;
 
 /// A fused matrix in the flat buffer of a unit: (rows, cols) as this rank stores it. A vector has one column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,12 +94,25 @@ pub struct At {
     pub layer: usize,
 }
 
+/// What a forward without a backward goes on from. The weights of its linear layers lie in panels
+/// (`device::gemm::to_panels`), and attention reads and writes the cache.
+#[derive(Clone, Copy)]
+pub struct Past<'a> {
+    pub cache: &'a Mutex<KvCache>,
+    /// The slot of each document of the sequence.
+    pub slots: &'a [usize],
+    /// The head borrows the table of tokens, so that too lies in panels.
+    pub tied: bool,
+}
+
 pub struct Cx<'a> {
     pub dev: &'a Device,
     pub tp: &'a dyn Comm,
     pub w: Weights<'a>,
     pub seq: &'a Seq,
     pub at: At,
+    /// None in training.
+    pub past: Option<Past<'a>>,
 }
 
 impl<'a> Cx<'a> {

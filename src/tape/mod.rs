@@ -7,7 +7,7 @@ mod cx;
 mod op;
 pub mod profile;
 
-pub use cx::{At, Cx, Grads, ParamId, Seq, Weights};
+pub use cx::{At, Cx, Grads, ParamId, Past, Seq, Weights};
 pub use op::{Back, Cost, Needs, Op, Shape, Slot};
 
 use crate::Result;

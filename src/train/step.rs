@@ -97,7 +97,7 @@ pub fn forward_backward(
         let (mut tape, x, y) = tapes.pop().expect("one tape for each unit");
         let u = &mut params.units[unit];
         let at = At { layer: unit, ..at };
-        let cx = Cx { dev, tp: mesh.tp.as_ref(), w: Weights(&u.weights), seq: &batch.seq, at };
+        let cx = Cx { dev, tp: mesh.tp.as_ref(), w: Weights(&u.weights), seq: &batch.seq, at, past: None };
         dy = tape.backward(&cx, &mut Grads(&mut u.grads), y, dy, x)?;
         if let Some(flights) = &mut flights {
             let grads = std::mem::take(&mut u.grads);
@@ -114,7 +114,7 @@ pub fn forward(r: &Replica, seq: &Seq, at: At, train: bool) -> Result<(Tapes, Te
     let mut x = Tensor::default();
     for (unit, u) in params.units.iter().enumerate() {
         let at = At { layer: unit, ..at };
-        let cx = Cx { dev, tp: mesh.tp.as_ref(), w: Weights(&u.weights), seq, at };
+        let cx = Cx { dev, tp: mesh.tp.as_ref(), w: Weights(&u.weights), seq, at, past: None };
         let mut tape = Tape::default();
         let input = (unit > 0).then(|| tape.input(std::mem::take(&mut x)));
         let y = match input {

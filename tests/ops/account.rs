@@ -115,7 +115,7 @@ impl Op for Reader {
 fn the_tape_runs_again_by_name_what_is_cheap_and_under_the_full_policy_everything() {
     let (dev, tp, seq) = (Device::cpu(1), Solo::new(), seq());
     let weights = Tensor::zeros(&dev, 1, WEIGHTS, DType::F64, Category::Weights);
-    let cx = Cx { dev: &dev, tp: &tp, w: Weights(&weights), seq: &seq, at: At::default() };
+    let cx = Cx { dev: &dev, tp: &tp, w: Weights(&weights), seq: &seq, at: At::default(), past: None };
     for s in samples(1, DType::F64) {
         for (policy, reruns) in
             [(Recompute::Keep, false), (Recompute::Cheap, s.cheap), (Recompute::Full, true)]
@@ -165,7 +165,7 @@ fn used(dev: &Device, tp: &dyn Comm, s: &Sample) -> [(MemoryUse, u64); 2] {
     seq.tokens.iter_mut().for_each(|t| *t %= 10);
     let weights = Tensor::zeros(dev, 1, WEIGHTS, DType::F64, Category::Weights);
     let mut grads = Tensor::zeros(dev, 1, WEIGHTS, DType::F64, Category::Grads);
-    let cx = Cx { dev, tp, w: Weights(&weights), seq: &seq, at: At::default() };
+    let cx = Cx { dev, tp, w: Weights(&weights), seq: &seq, at: At::default(), past: None };
     let mut t = Tape::default();
     let zeros = |c: &usize| Tensor::zeros(dev, N, *c, DType::F64, Category::Activations);
     let x: Vec<_> = s.inputs.iter().map(|c| t.input(zeros(c))).collect();

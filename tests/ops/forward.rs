@@ -44,7 +44,7 @@ fn the_variance_of_a_row_far_from_zero_keeps_its_digits() {
     let (c, dev, tp, seq) = (64, Device::cpu(1), espalier::comm::Solo::new(), seq());
     let x: Vec<f32> = values("x", N * c).iter().map(|x| 1e4 + *x as f32).collect();
     let weights = Tensor::from_slice(&dev, 1, c, &vec![1.0f32; c], Category::Weights);
-    let cx = Cx { dev: &dev, tp: &tp, w: Weights(&weights), seq: &seq, at: At::default() };
+    let cx = Cx { dev: &dev, tp: &tp, w: Weights(&weights), seq: &seq, at: At::default(), past: None };
     let mut t = Tape::default();
     let input = t.input(Tensor::from_slice(&dev, N, c, &x, Category::Activations));
     let op = Norm { kind: NormKind::Layer, eps: 1e-5, w: vector(0, c), bias: None };
@@ -186,7 +186,7 @@ fn tokens_without_types_are_of_type_0() {
     let (dev, tp) = (Device::cpu(1), espalier::comm::Solo::new());
     let seq = Seq::packed(&[3, 1], &[2]);
     let weights = super::tensor(&dev, 1, w.len(), &w);
-    let cx = Cx { dev: &dev, tp: &tp, w: Weights(&weights), seq: &seq, at: At::default() };
+    let cx = Cx { dev: &dev, tp: &tp, w: Weights(&weights), seq: &seq, at: At::default(), past: None };
     let shape = Shape { rows: 2, cols: c, dtype: DType::F64 };
     let types = Some(matrix(14 * c, 2, c));
     let op = Embedding { tokens: matrix(0, 10, c), first: 0, valid: 10, positions: None, types, shape };

@@ -52,7 +52,7 @@ pub fn pass_on<const Y: usize, O: Op + 'static>(
 ) -> Pass {
     let (dev, seq) = (Device::cpu(2), seq());
     let weights = tensor(&dev, 1, weights.len(), weights);
-    let cx = Cx { dev: &dev, tp, w: Weights(&weights), seq: &seq, at: At::default() };
+    let cx = Cx { dev: &dev, tp, w: Weights(&weights), seq: &seq, at: At::default(), past: None };
     let mut t = Tape::default();
     let vars: Vec<_> = x.iter().map(|(c, x)| t.input(tensor(&dev, N, *c, x))).collect();
     let y: [Var; Y] = t.push(&cx, op(), &vars).expect("forward");
@@ -76,7 +76,7 @@ pub fn forward<const Y: usize, O: Op + 'static>(
 ) -> Vec<Vec<f64>> {
     let (dev, tp, seq) = (Device::cpu(2), Solo::new(), seq());
     let weights = tensor(&dev, 1, weights.len(), weights);
-    let cx = Cx { dev: &dev, tp: &tp, w: Weights(&weights), seq: &seq, at: At::default() };
+    let cx = Cx { dev: &dev, tp: &tp, w: Weights(&weights), seq: &seq, at: At::default(), past: None };
     let mut t = Tape::default();
     let vars: Vec<_> = x.iter().map(|(c, x)| t.input(tensor(&dev, N, *c, x))).collect();
     let y: [Var; Y] = t.push(&cx, op(), &vars).expect("forward");

@@ -13,15 +13,17 @@
 //! Dao, FlashAttention-2 (arXiv:2307.08691), algorithms 1 and 2.
 
 mod backward;
+mod cache;
 mod forward;
 mod gemm;
 #[cfg(test)]
 mod tests;
 mod tile;
-mod vector;
+pub(super) mod vector;
 
 use super::{Elem, Pool};
 pub use backward::backward;
+pub use cache::{KvCache, Step};
 pub use forward::forward;
 
 /// The heads of this rank: query head h reads kv head h·kv_heads/heads, and heads is a multiple of kv_heads.

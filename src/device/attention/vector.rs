@@ -2,7 +2,7 @@
 //! of accumulators in registers when it has to find the vectors itself.
 
 use super::gemm::LANES;
-use crate::device::Real;
+use crate::device::{Elem, Real};
 
 /// # Safety
 /// Pointers must allow `WIDTH` elements, of any alignment, and the machine must have the instructions.
@@ -11,6 +11,8 @@ pub trait Vector: Copy {
     const WIDTH: usize;
     unsafe fn splat(x: Self::Item) -> Self;
     unsafe fn load(from: *const Self::Item) -> Self;
+    /// As load, of numbers as they are stored.
+    unsafe fn widen<T: Elem<Acc = Self::Item>>(from: *const T) -> Self;
     unsafe fn store(self, to: *mut Self::Item);
     /// self + a·b, rounded once.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
@@ -33,6 +35,11 @@ impl<A: Real> Vector for Portable<A> {
         Portable(unsafe { *(from as *const [A; LANES]) })
     }
     #[inline(always)]
+    unsafe fn widen<T: Elem<Acc = A>>(from: *const T) -> Self {
+        // SAFETY: as in load.
+        Portable(unsafe { *(from as *const [T; LANES]) }.map(T::load))
+    }
+    #[inline(always)]
     unsafe fn store(self, to: *mut A) {
         // SAFETY: as in load.
         unsafe { *(to as *mut [A; LANES]) = self.0 }
@@ -46,10 +53,11 @@ impl<A: Real> Vector for Portable<A> {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::Vector;
+    use crate::device::{DType, Elem};
     use std::arch::x86_64::*;
 
     macro_rules! register {
-        ($name:ident, $width:expr, $splat:ident, $load:ident, $store:ident, $fma:ident) => {
+        ($name:ident, $width:expr, $splat:ident, $load:ident, $store:ident, $fma:ident, $half:ident, $long:ident, $shift:ident, $cast:ident) => {
             impl Vector for $name {
                 type Item = f32;
                 const WIDTH: usize = $width;
@@ -64,6 +72,16 @@ mod x86 {
                     unsafe { $load(from) }
                 }
                 #[inline(always)]
+                unsafe fn widen<T: Elem<Acc = f32>>(from: *const T) -> Self {
+                    // SAFETY: as above; what is not f32 is bf16, the upper half of one.
+                    unsafe {
+                        match T::DTYPE {
+                            DType::F32 => $load(from.cast()),
+                            _ => $cast($shift::<16>($long($half(from.cast())))),
+                        }
+                    }
+                }
+                #[inline(always)]
                 unsafe fn store(self, to: *mut f32) {
                     // SAFETY: as in load.
                     unsafe { $store(to, self) }
@@ -76,6 +94,28 @@ mod x86 {
             }
         };
     }
-    register!(__m512, 16, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps);
-    register!(__m256, 8, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps);
+    register!(
+        __m512,
+        16,
+        _mm512_set1_ps,
+        _mm512_loadu_ps,
+        _mm512_storeu_ps,
+        _mm512_fmadd_ps,
+        _mm256_loadu_si256,
+        _mm512_cvtepu16_epi32,
+        _mm512_slli_epi32,
+        _mm512_castsi512_ps
+    );
+    register!(
+        __m256,
+        8,
+        _mm256_set1_ps,
+        _mm256_loadu_ps,
+        _mm256_storeu_ps,
+        _mm256_fmadd_ps,
+        _mm_loadu_si128,
+        _mm256_cvtepu16_epi32,
+        _mm256_slli_epi32,
+        _mm256_castsi256_ps
+    );
 }

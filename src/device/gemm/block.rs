@@ -36,13 +36,13 @@ const TASK_COLS: usize = 192;
 const TASKS: usize = 64;
 /// Below so many multiply-adds, some ten microseconds, waking the others costs more than they help. Packing a value
 /// counts as 16.
-const ALONE: usize = 1 << 19;
+pub(super) const ALONE: usize = 1 << 19;
 
 /// Tells products apart, so that a thread knows whose rows of a it has packed.
 static PRODUCTS: AtomicU64 = AtomicU64::new(1);
 
 /// n in equal parts of at most `most`: the length of a part, a multiple of `unit`.
-fn part(n: usize, most: usize, unit: usize) -> usize {
+pub(super) fn part(n: usize, most: usize, unit: usize) -> usize {
     n.div_ceil(n.div_ceil(most).max(1)).next_multiple_of(unit).max(unit)
 }
 

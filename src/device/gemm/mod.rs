@@ -14,6 +14,7 @@ mod block;
 mod buffer;
 mod kernel;
 mod pack;
+mod panels;
 mod peak;
 mod store;
 mod task;
@@ -25,6 +26,7 @@ mod x86;
 use super::simd::{Isa, isa};
 use super::{Elem, Pool};
 pub use block::{A_VALUES, B_VALUES, DEPTH, SUM_ROWS};
+pub use panels::{Panels, gemm_panels, panel_row, to_panels};
 pub use peak::peak;
 
 /// A matrix (rows, cols) with strides in elements, one of which is 1.
