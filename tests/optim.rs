@@ -48,7 +48,7 @@ fn twenty_clipped_updates_with_coupled_and_decoupled_decay_are_those_of_torch() 
         let want = numbers(&golden, name);
         let start: Vec<f32> = start.iter().map(|w| *w as f32).collect();
         let mut params = params(&dev, dtype, &start);
-        let config = OptimConfig { kind, clip: None, groups: vec![] };
+        let config = OptimConfig { kind, clip: None, groups: vec![], ema: None };
         let mut optim = Optimizer::new(&dev, &config, &params);
         for (i, (g, lr)) in gradients.chunks(n).zip(&rates).enumerate() {
             let norm = g.iter().map(|g| g * g).sum::<f64>().sqrt();
