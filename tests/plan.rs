@@ -114,7 +114,7 @@ fn the_meta_arena_foretells_the_cpu_arena_of_a_llama_with_accumulation_and_cheap
 fn the_meta_arena_foretells_the_cpu_arena_of_bf16_with_full_recompute_on_two_tensor_parallel_ranks() {
     let c = config(
         "preset = \"llama-tiny\"\nlayers = 3\nvocab = 300\nmlp_bias = true\nhead_bias = true\ntied = true\nlogit_softcap = 5.0",
-        "dtype = \"bf16\"\nz_loss = 1e-3\n[parallel]\ntp = 2\nmicro_batch = 4\nrecompute = \"full\"",
+        "dtype = \"bf16\"\nz_loss = 1e-3\n[parallel]\ntp = 2\nmicro_batch = 4\nrecompute = \"full\"\n[optim]\nema = { decay = 0.99 }",
     );
     check("bf16 full tp 2", &c, 2);
     check("bf16 full tp 2 dp 2", &c, 4);
