@@ -270,14 +270,18 @@ impl Rank<'_> {
         let average = phase.eval.as_ref().is_some_and(|e| e.weights == EvalWeights::Ema);
         let weights = if average { "ema" } else { "trained" };
         for (h, result) in held.iter().zip(results) {
-            let EvalResult { nll_token, bits_byte, tokens } = result.clone();
+            let EvalResult { nll_token, bits_byte, tokens } = result;
             let all = if h.domain().holdout < 1.0 { ":heldout" } else { "" };
             let corpus = format!("{}{all}", h.domain().name);
             self.row("eval", || {
-                json!({ "corpus": corpus, "nll_token": nll_token, "bits_byte": bits_byte, "tokens": tokens, "weights": weights })
+                json!({
+                    "corpus": corpus, "nll_token": nll_token, "bits_byte": bits_byte, "tokens": tokens,
+                    "weights": weights,
+                })
             })?;
             if let Some(p) = &self.progress {
-                p.eval(self.position.update, &corpus, &result);
+                let averaged = if average { " by the average" } else { "" };
+                p.eval(self.position.update, &format!("{corpus}{averaged}"), &result);
             }
         }
         arena.trim();
