@@ -42,6 +42,7 @@ fn models() -> Vec<(String, ModelConfig, Box<dyn TensorSource>)> {
         norm: Norm::Rms,
         norm_bias: false,
         activation: Activation::Relu2,
+        logit_softcap: Some(3.0),
         qk_norm: true,
         kv_heads: 1,
         dim: 48,

@@ -148,7 +148,7 @@ pub fn run(what: &Step) -> Result<serde_json::Value> {
     let no_decay =
         Group { patterns: vec!["*.bias".into(), "*norm*".into()], weight_decay: Some(0.0), lr_scale: None };
     let kind = OptimKind::AdamW { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1, moments: Precision::F32 };
-    let optim = OptimConfig { kind, clip: None, groups: vec![no_decay] };
+    let optim = OptimConfig { kind, clip: None, groups: vec![no_decay], ema: None };
     let began = Instant::now();
     let plan = Plan { model: &c, optim: &optim, dtype, recompute, zero: 0, seq_len };
     let mut r = Replica::new(Device::cpu(threads), Mesh::solo(), &plan);
@@ -159,7 +159,7 @@ pub fn run(what: &Step) -> Result<serde_json::Value> {
     let mut one = || {
         let b = [batch(&c, rows, seq_len, update)];
         let weight_sum = b[0].weights.iter().map(|w| *w as f64).sum();
-        let update_now = Update { step: update, lr: 3e-4, clip: None, weight_sum };
+        let update_now = Update { step: update, lr: 3e-4, clip: None, weight_sum, z_loss: 0.0 };
         losses.push(step(&mut r, &b, &update_now, Ballot::new(1))?.loss);
         update += 1;
         Ok(())

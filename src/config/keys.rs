@@ -6,9 +6,9 @@ use crate::{Error, Result};
 /// Tables by path; `*` stands for a corpus name or the number of a list entry.
 const TABLES: &[(&str, &[&str])] = &[
     ("", &["schema", "eval", "checkpoint", "run", "model", "data", "parallel", "optim", "phase"]),
-    ("eval", &["on", "every", "tokens"]),
+    ("eval", &["on", "every", "tokens", "weights"]),
     ("checkpoint", &["every", "keep_last", "keep_every"]),
-    ("run", &["dir", "seed", "device", "dtype", "init", "seq_len", "global_batch", "attention"]),
+    ("run", &["dir", "seed", "device", "dtype", "init", "seq_len", "global_batch", "attention", "z_loss"]),
     (
         "model",
         &[
@@ -38,6 +38,7 @@ const TABLES: &[(&str, &[&str])] = &[
             "token_types",
             "embed_norm",
             "head",
+            "logit_softcap",
             "init_std",
             "init_scale_residual",
         ],
@@ -60,9 +61,11 @@ const TABLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("parallel", &["tp", "zero", "shard", "sequence_parallel", "micro_batch", "accumulate", "recompute"]),
-    ("optim", &["adamw", "sgd", "clip", "group"]),
+    ("optim", &["adamw", "adam", "sgd", "clip", "group", "ema"]),
     ("optim.adamw", &["betas", "eps", "weight_decay", "moments"]),
+    ("optim.adam", &["betas", "eps", "weight_decay", "moments"]),
     ("optim.sgd", &["weight_decay"]),
+    ("optim.ema", &["decay"]),
     ("optim.group.*", &["match", "weight_decay", "lr_scale"]),
     (
         "phase.*",
@@ -78,10 +81,11 @@ const TABLES: &[(&str, &[&str])] = &[
             "seq_len",
             "global_batch",
             "attention",
+            "z_loss",
             "eval",
         ],
     ),
-    ("phase.*.eval", &["on", "every", "tokens"]),
+    ("phase.*.eval", &["on", "every", "tokens", "weights"]),
     ("phase.*.lr.*", &["kind", "from", "to", "frac", "steps"]),
 ];
 
@@ -89,6 +93,11 @@ const TABLES: &[(&str, &[&str])] = &[
 const NOT_BUILT: &[(&str, &[&str], &str)] = &[
     ("phase.*", &["grow"], "leave it out, the network keeps its size"),
     ("phase.*", &["spdf"], "leave it out, the phase trains dense weights"),
+    (
+        "phase.*",
+        &["batch_ramp", "ramp", "batch_size_ramp"],
+        "write several phases, each with its own global_batch, and schedule = \"keep\" in all but the first",
+    ),
     ("phase.*", &["salt"], "leave it out, the phase trains without a teacher"),
     ("parallel", &["pp", "pipeline", "pipeline_parallel"], "leave it out and use tp and more ranks"),
     ("parallel", &["cp", "context", "context_parallel"], "leave it out and lower micro_batch"),
@@ -96,7 +105,7 @@ const NOT_BUILT: &[(&str, &[&str], &str)] = &[
     ("model", &["experts", "num_experts", "experts_per_token"], "leave it out, models are dense"),
     ("model", &["dropout", "attn_dropout", "embed_dropout"], "leave it out, models train without dropout"),
     ("run", &["dropout"], "leave it out, models train without dropout"),
-    ("optim", &["muon", "adafactor", "lion"], "use adamw or sgd"),
+    ("optim", &["muon", "adafactor", "lion"], "use adamw, adam or sgd"),
     ("optim.sgd", &["momentum"], "leave it out for plain SGD, or use adamw"),
     ("optim.group.*", &["frozen"], "leave it out, every parameter trains"),
 ];

@@ -14,6 +14,8 @@ pub(super) const TOKENS: std::ops::RangeInclusive<u64> = 1..=1 << 62;
 
 pub(super) const ATTENTION: &[(&str, Attention)] =
     &[("document", Attention::Document), ("full", Attention::Full)];
+pub(super) const EVAL_WEIGHTS: &[(&str, EvalWeights)] =
+    &[("trained", EvalWeights::Trained), ("ema", EvalWeights::Ema)];
 pub(super) const DEVICES: &[(&str, DeviceChoice)] =
     &[("auto", DeviceChoice::Auto), ("cpu", DeviceChoice::Cpu), ("cuda", DeviceChoice::Cuda)];
 pub(super) const PRECISIONS: &[(&str, Precision)] = &[("f32", Precision::F32), ("bf16", Precision::Bf16)];
@@ -48,7 +50,7 @@ pub(super) fn config(doc: &Doc) -> Result<RunConfig> {
     let data = read_data::data(&root.table("data")?)?;
     let optim = optim(&root.table("optim")?)?;
     let eval = match root.opt_table("eval")? {
-        Some(t) => Some(eval(&t, &data)?),
+        Some(t) => Some(eval(&t, &data, &optim)?),
         None => None,
     };
     let phases = read_phase::phases(&phase_tables, &run, &model, &data, &optim, &eval)?;
@@ -89,25 +91,32 @@ fn run_section(t: &Table) -> Result<RunSection> {
             .usize("global_batch", GLOBAL_BATCH)?
             .ok_or_else(|| t.missing("global_batch", "global_batch = 64"))?,
         attention: t.choice("attention", ATTENTION)?.unwrap_or(Attention::Document),
+        z_loss: z_loss(t)?.unwrap_or(0.0),
     })
 }
 
+pub(super) fn z_loss(t: &Table) -> Result<Option<f64>> {
+    t.float("z_loss", "a number from 0 to 1, such as 1e-4", |x| (0.0..=1.0).contains(&x))
+}
+
 fn init(t: &Table) -> Result<Init> {
-    let wants = "\"random\", \"ckpt:PATH\", \"ckpt:PATH@STEP\" or \"hf:DIR\"";
+    let wants =
+        "\"random\", \"ckpt:PATH\", \"ckpt:PATH@STEP\", \"ema:PATH\", \"ema:PATH@STEP\" or \"hf:DIR\"";
     let Some(s) = t.str("init", wants)? else { return Ok(Init::Random) };
     let refuse = || t.error("init", format!("unknown value {s:?}"), format!("give {wants}"));
     match s.split_once(':') {
         None if s == "random" => Ok(Init::Random),
         Some(("hf", dir)) if !dir.is_empty() => Ok(Init::HuggingFace(dir.into())),
-        Some(("ckpt", path)) if !path.is_empty() => {
+        Some((kind @ ("ckpt" | "ema"), path)) if !path.is_empty() => {
+            let ema = kind == "ema";
             let step = path.rsplit_once('@').filter(|(_, n)| n.bytes().all(|b| b.is_ascii_digit()));
             Ok(match step {
                 Some(("", _)) => return Err(refuse()),
                 Some((path, n)) => {
                     let step = n.parse().map_err(|_| refuse())?;
-                    Init::Checkpoint { path: path.into(), step: Some(step) }
+                    Init::Checkpoint { path: path.into(), step: Some(step), ema }
                 }
-                None => Init::Checkpoint { path: path.into(), step: None },
+                None => Init::Checkpoint { path: path.into(), step: None, ema },
             })
         }
         _ => Err(refuse()),
@@ -152,12 +161,21 @@ fn decay(t: &Table) -> Result<Option<f64>> {
 }
 
 fn optim(t: &Table) -> Result<OptimConfig> {
-    let kind = match (t.opt_table("adamw")?, t.opt_table("sgd")?) {
-        (Some(_), Some(_)) => {
-            return Err(t.error("sgd", "adamw and sgd are both given", "keep one of the two tables"));
+    let given: Vec<&str> = ["adamw", "adam", "sgd"].into_iter().filter(|k| t.get(k).is_some()).collect();
+    let kind = match given[..] {
+        ["adam"] => {
+            let (betas, eps, weight_decay, moments) = adam(&t.table("adam")?, 0.0)?;
+            OptimKind::Adam { betas, eps, weight_decay, moments }
         }
-        (None, Some(sgd)) => OptimKind::Sgd { weight_decay: decay(&sgd)?.unwrap_or(0.0) },
-        (adamw, None) => adamw_kind(&adamw.unwrap_or(t.table("adamw")?))?,
+        ["sgd"] => OptimKind::Sgd { weight_decay: decay(&t.table("sgd")?)?.unwrap_or(0.0) },
+        [one, other, ..] => {
+            let problem = format!("{one} and {other} are both given");
+            return Err(t.error(other, problem, "keep one of the two tables"));
+        }
+        _ => {
+            let (betas, eps, weight_decay, moments) = adam(&t.table("adamw")?, 0.1)?;
+            OptimKind::AdamW { betas, eps, weight_decay, moments }
+        }
     };
     let none = matches!(t.get("clip").map(|n| &n.value), Some(Value::Str(s)) if s == "none");
     let clip = match none {
@@ -172,10 +190,21 @@ fn optim(t: &Table) -> Result<OptimConfig> {
             lr_scale: None,
         }],
     };
-    Ok(OptimConfig { kind, clip, groups })
+    Ok(OptimConfig { kind, clip, groups, ema: ema(t)? })
 }
 
-fn adamw_kind(t: &Table) -> Result<OptimKind> {
+/// `ema = { decay = 0.999 }`, or "none".
+fn ema(t: &Table) -> Result<Option<f64>> {
+    if matches!(t.get("ema").map(|n| &n.value), Some(Value::Str(s)) if s == "none") {
+        return Ok(None);
+    }
+    let Some(t) = t.opt_table("ema")? else { return Ok(None) };
+    let decay = t.float("decay", "a number > 0 and < 1, such as 0.999", |x| x > 0.0 && x < 1.0)?;
+    decay.map(Some).ok_or_else(|| t.missing("decay", "decay = 0.999"))
+}
+
+/// betas, eps, weight_decay (with its default), moments
+fn adam(t: &Table, usual_decay: f64) -> Result<([f64; 2], f64, f64, Precision)> {
     let moments = t.choice("moments", PRECISIONS)?.unwrap_or(Precision::F32);
     if moments == Precision::Bf16 {
         return Err(t.not_built("moments", "moments = \"bf16\"", "use \"f32\""));
@@ -198,7 +227,7 @@ fn adamw_kind(t: &Table) -> Result<OptimKind> {
         }
     };
     let eps = t.float("eps", "a number > 0 and at most 1", |x| x > 0.0 && x <= 1.0)?.unwrap_or(1e-8);
-    Ok(OptimKind::AdamW { betas, eps, weight_decay: decay(t)?.unwrap_or(0.1), moments })
+    Ok((betas, eps, decay(t)?.unwrap_or(usual_decay), moments))
 }
 
 fn group(t: &Table) -> Result<Group> {
@@ -227,7 +256,7 @@ fn checkpoint(t: &Table) -> Result<CheckpointConfig> {
     })
 }
 
-pub(super) fn eval(t: &Table, data: &[(String, DataConfig)]) -> Result<EvalConfig> {
+pub(super) fn eval(t: &Table, data: &[(String, DataConfig)], optim: &OptimConfig) -> Result<EvalConfig> {
     let wants = "corpora as in [\"web:heldout\"]";
     let targets = t.strs("on", wants)?.unwrap_or_default();
     if targets.is_empty() {
@@ -252,8 +281,17 @@ pub(super) fn eval(t: &Table, data: &[(String, DataConfig)]) -> Result<EvalConfi
         }
         on.push(EvalTarget { corpus: name.into(), heldout });
     }
+    let weights = t.choice("weights", EVAL_WEIGHTS)?.unwrap_or(EvalWeights::Trained);
+    if weights == EvalWeights::Ema && optim.ema.is_none() {
+        return Err(t.error(
+            "weights",
+            "no average of the weights is kept",
+            "set optim.ema = { decay = 0.999 }",
+        ));
+    }
     Ok(EvalConfig {
         on,
+        weights,
         every: every(t, "every")?.unwrap_or(Every::Steps(500)),
         tokens: t.int("tokens", TOKENS)?.unwrap_or(1_000_000),
     })

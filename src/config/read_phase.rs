@@ -2,7 +2,7 @@
 
 use super::doc::{Node, Origin, Value};
 use super::model::{ModelConfig, Positions};
-use super::read::{ATTENTION, GLOBAL_BATCH, SEQ_LEN, TOKENS, eval, unknown_corpus};
+use super::read::{ATTENTION, GLOBAL_BATCH, SEQ_LEN, TOKENS, eval, unknown_corpus, z_loss};
 use super::run::*;
 use super::schedule::{Kind, Length, Schedule, Segment};
 use super::table::{Table, number};
@@ -66,7 +66,8 @@ pub(super) fn phases(
             seq_len,
             global_batch,
             attention: t.choice("attention", ATTENTION)?.unwrap_or(run.attention),
-            eval: phase_eval(t, data, default_eval)?,
+            z_loss: z_loss(t)?.unwrap_or(run.z_loss),
+            eval: phase_eval(t, data, optim, default_eval)?,
         };
         if phase.optimizer == OptimState::KeepV && matches!(optim.kind, OptimKind::Sgd { .. }) {
             return Err(t.error(
@@ -143,12 +144,13 @@ fn mix(t: &Table, data: &[(String, DataConfig)]) -> Result<Vec<(String, f64)>> {
 fn phase_eval(
     t: &Table,
     data: &[(String, DataConfig)],
+    optim: &OptimConfig,
     default: &Option<EvalConfig>,
 ) -> Result<Option<EvalConfig>> {
     match t.get("eval") {
         None => Ok(default.clone()),
         Some(Node { value: Value::Str(s), .. }) if s == "none" => Ok(None),
-        Some(_) => Ok(Some(eval(&t.table("eval")?, data)?)),
+        Some(_) => Ok(Some(eval(&t.table("eval")?, data, optim)?)),
     }
 }
 

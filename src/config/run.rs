@@ -36,6 +36,15 @@ pub struct EvalConfig {
     pub every: Every,
     /// Tokens scored per target.
     pub tokens: u64,
+    pub weights: EvalWeights,
+}
+
+/// Which weights an evaluation computes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EvalWeights {
+    Trained,
+    /// The moving average of `optim.ema`.
+    Ema,
 }
 
 /// "web:heldout" is the held-out part of corpus web, "web" all of it.
@@ -64,6 +73,8 @@ pub struct RunSection {
     /// Sequences per update, whatever the topology.
     pub global_batch: usize,
     pub attention: Attention,
+    /// Coefficient of the z term of the loss; 0 = none.
+    pub z_loss: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +98,8 @@ pub enum Init {
     Checkpoint {
         path: PathBuf,
         step: Option<u64>,
+        /// Its averaged weights instead of the trained ones.
+        ema: bool,
     },
     /// A Hugging Face directory.
     HuggingFace(PathBuf),
@@ -196,12 +209,29 @@ pub struct OptimConfig {
     /// Largest global gradient norm; `None` = no clipping.
     pub clip: Option<f64>,
     pub groups: Vec<Group>,
+    /// Decay of the moving average of the weights; `None` = no average is kept.
+    pub ema: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum OptimKind {
-    AdamW { betas: [f64; 2], eps: f64, weight_decay: f64, moments: Precision },
-    Sgd { weight_decay: f64 },
+    /// Decay is decoupled from the gradient.
+    AdamW {
+        betas: [f64; 2],
+        eps: f64,
+        weight_decay: f64,
+        moments: Precision,
+    },
+    /// Decay is coupled: weight_decay · w is a part of the gradient.
+    Adam {
+        betas: [f64; 2],
+        eps: f64,
+        weight_decay: f64,
+        moments: Precision,
+    },
+    Sgd {
+        weight_decay: f64,
+    },
 }
 
 /// Settings for the parameters whose name matches one of the patterns.
@@ -233,6 +263,7 @@ pub struct PhaseConfig {
     pub seq_len: usize,
     pub global_batch: usize,
     pub attention: Attention,
+    pub z_loss: f64,
     pub eval: Option<EvalConfig>,
 }
 

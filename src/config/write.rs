@@ -1,7 +1,7 @@
 //! From a `RunConfig` back to a run file with every key, and to the hash of what determines results.
 
 use super::model::{ModelConfig, Positions};
-use super::read::{ACCUMULATE, ATTENTION, DEVICES, PRECISIONS, RECOMPUTE};
+use super::read::{ACCUMULATE, ATTENTION, DEVICES, EVAL_WEIGHTS, PRECISIONS, RECOMPUTE};
 use super::read_data::{IOS, ORDERS, PACKINGS};
 use super::read_model::{ACTIVATIONS, HEADS, NORM_PLACES, NORMS};
 use super::read_phase::{CURSOR, KINDS, OPTIMIZER, SCHEDULE};
@@ -82,14 +82,17 @@ impl RunConfig {
         w.line("dtype", word(PRECISIONS, r.dtype));
         let init = match &r.init {
             Init::Random => "random".into(),
-            Init::Checkpoint { path, step: None } => format!("ckpt:{}", path.display()),
-            Init::Checkpoint { path, step: Some(n) } => format!("ckpt:{}@{n}", path.display()),
+            Init::Checkpoint { path, step, ema } => {
+                let step = step.map_or(String::new(), |n| format!("@{n}"));
+                format!("{}:{}{step}", if *ema { "ema" } else { "ckpt" }, path.display())
+            }
             Init::HuggingFace(dir) => format!("hf:{}", dir.display()),
         };
         w.line("init", string(&init));
         w.line("seq_len", r.seq_len.to_string());
         w.line("global_batch", r.global_batch.to_string());
         w.line("attention", word(ATTENTION, r.attention));
+        w.line("z_loss", format!("{:?}", r.z_loss));
     }
 
     fn parallel_lines(&self, w: &mut Writer) {
@@ -114,14 +117,17 @@ impl RunConfig {
     fn optim_lines(&self, w: &mut Writer) {
         let o = &self.optim;
         w.table("optim", true);
+        let adam = |betas: [f64; 2], eps: f64, decay: f64, moments| {
+            let moments = word(PRECISIONS, moments);
+            format!("{{ betas = {betas:?}, eps = {eps:?}, weight_decay = {decay:?}, moments = {moments} }}")
+        };
         match o.kind {
-            OptimKind::AdamW { betas, eps, weight_decay, moments } => w.line(
-                "adamw",
-                format!(
-                    "{{ betas = {betas:?}, eps = {eps:?}, weight_decay = {weight_decay:?}, moments = {} }}",
-                    word(PRECISIONS, moments)
-                ),
-            ),
+            OptimKind::AdamW { betas, eps, weight_decay, moments } => {
+                w.line("adamw", adam(betas, eps, weight_decay, moments))
+            }
+            OptimKind::Adam { betas, eps, weight_decay, moments } => {
+                w.line("adam", adam(betas, eps, weight_decay, moments))
+            }
             OptimKind::Sgd { weight_decay } => {
                 w.line("sgd", format!("{{ weight_decay = {weight_decay:?} }}"))
             }
@@ -133,6 +139,7 @@ impl RunConfig {
             let scale = g.lr_scale.map_or(String::new(), |x| format!(", lr_scale = {x:?}"));
             format!("{{ match = [{}]{decay}{scale} }}", patterns.join(", "))
         });
+        w.line("ema", o.ema.map_or("\"none\"".into(), |d| format!("{{ decay = {d:?} }}")));
         w.line("group", format!("[{}]", groups.collect::<Vec<_>>().join(", ")));
     }
 
@@ -154,6 +161,9 @@ impl RunConfig {
         }
         if p.attention != r.attention {
             w.line("attention", word(ATTENTION, p.attention));
+        }
+        if p.z_loss != r.z_loss {
+            w.line("z_loss", format!("{:?}", p.z_loss));
         }
         if p.schedule == ScheduleClock::New {
             let segments: Vec<String> = p.lr.segments().iter().map(segment).collect();
@@ -243,6 +253,7 @@ fn model_lines(m: &ModelConfig, w: &mut Writer) {
     for (key, on) in switches {
         w.line(key, on.to_string());
     }
+    w.line("logit_softcap", m.logit_softcap.map_or("\"none\"".into(), |c| format!("{c:?}")));
     w.line("init_std", format!("{:?}", m.init_std));
 }
 
@@ -293,7 +304,8 @@ fn every(e: &Every) -> String {
 fn eval(e: &EvalConfig) -> String {
     let target = |t: &EvalTarget| format!("\"{}{}\"", t.corpus, if t.heldout { ":heldout" } else { "" });
     let on: Vec<String> = e.on.iter().map(target).collect();
-    format!("{{ on = [{}], every = {}, tokens = {} }}", on.join(", "), every(&e.every), e.tokens)
+    let (every, weights) = (every(&e.every), word(EVAL_WEIGHTS, e.weights));
+    format!("{{ on = [{}], every = {every}, tokens = {}, weights = {weights} }}", on.join(", "), e.tokens)
 }
 
 fn segment(s: &Segment) -> String {

@@ -26,6 +26,7 @@ pub struct Head {
     local: LocalBox,
     /// V
     vocab: usize,
+    softcap: Option<f64>,
 }
 
 /// BERT's masked-LM transform: norm(f(x·wᵀ + b)).
@@ -47,7 +48,7 @@ impl Head {
         let rows = Shard::Rows { unit: VOCAB_UNIT };
         let w = (!c.tied).then(|| u.one(ParamSpec::matrix("head.weight", c.vocab, c.dim, rows, c.init_std)));
         let bias = c.head_bias.then(|| u.one(zeros("head.bias", c.vocab, rows)));
-        Head { norm, transform, w, bias, local: embed.local, vocab: c.vocab }
+        Head { norm, transform, w, bias, local: embed.local, vocab: c.vocab, softcap: c.logit_softcap }
     }
 
     /// The weight of the projection and whether it is the head's own; else the embedding unit holds it.
@@ -75,8 +76,8 @@ impl Head {
         Ok(x)
     }
 
-    /// −log p of each target into `nll` (N). With `train`, adds to the gradients of the projection and returns dh.
-    /// Collective over tp.
+    /// −log p of each target into `nll` (N). With `train`, adds to the gradients of the projection and returns dh; beside
+    /// it Σ weight·lse² of the z term. Collective over tp.
     pub fn loss(
         &self,
         dev: &Device,
@@ -87,16 +88,16 @@ impl Head {
         targets: Targets,
         nll: &mut [f32],
         train: bool,
-    ) -> Result<Tensor> {
+    ) -> Result<(Tensor, f64)> {
         let mut dh = if train { Shape::of(h).empty(dev) } else { Tensor::default() };
         if dev.is_meta() {
             let vocab = (self.local.rows, self.local.stored_rows);
             let back = train.then_some(&mut dh);
             loss::meta_cross_entropy(dev, tp, Shape::of(h), vocab, self.bias.is_some(), back)?;
-            return Ok(dh);
+            return Ok((dh, 0.0));
         }
         let [first, .., last] = params.units.as_mut_slice() else { panic!("embedding, blocks and head") };
-        with_dtype!(h.dtype(), T => {
+        let squares = with_dtype!(h.dtype(), T => {
             let len = self.local.rows * h.cols();
             let (unit, start) = match self.w {
                 None => (&first.weights, embed.tokens.start),
@@ -108,6 +109,7 @@ impl Head {
                 first: self.local.row,
                 valid: self.local.rows,
                 widest: self.local.stored_rows,
+                cap: self.softcap,
             };
             let grads = train.then(|| {
                 let (w, rest) = match self.w {
@@ -121,9 +123,9 @@ impl Head {
                 VocabGrads { w, bias }
             });
             let back = grads.map(|g| (g, &mut dh));
-            loss::cross_entropy::<T>(dev, tp, h, vocab, targets, nll, back)?;
+            loss::cross_entropy::<T>(dev, tp, h, vocab, targets, nll, back)?
         });
-        Ok(dh)
+        Ok((dh, squares))
     }
 
     /// All logits of the rows of h (N, V), on one rank whose weights lie in panels.
@@ -135,7 +137,7 @@ impl Head {
             let unit = if own { last } else { first };
             let panels = Panels { data: &unit.weights.data::<T>()[w.range()], rows: w.rows, cols: w.cols };
             let bias = self.bias.map(|b| &last.weights.data::<T>()[b.start..b.start + self.vocab]);
-            loss::logits_in_panels::<T>(dev, h, panels, bias, self.vocab)
+            loss::logits_in_panels::<T>(dev, h, panels, bias, self.softcap, self.vocab)
         })
     }
 
@@ -160,6 +162,7 @@ impl Head {
                 first: self.local.row,
                 valid: self.local.rows,
                 widest: self.local.stored_rows,
+                cap: self.softcap,
             };
             loss::logits::<T>(dev, tp, h, vocab, self.vocab)
         })

@@ -13,7 +13,7 @@ use super::resume;
 use super::step::{MicroBatch, Outcome, Update, step};
 use super::vote::{Ballot, Vote};
 use crate::comm::{Mesh, World, run_ranks};
-use crate::config::{self, Every, OptimState, PhaseConfig, Precision, RunConfig};
+use crate::config::{self, EvalWeights, Every, OptimState, PhaseConfig, Precision, RunConfig};
 use crate::data::{Domain, HeldOut, Snapshot};
 use crate::device::gemm::peak;
 use crate::device::{DType, Device};
@@ -209,6 +209,7 @@ impl Rank<'_> {
                 lr: phase.lr_at(i),
                 clip: config.optim.clip,
                 weight_sum: weight_sum.max(1e-300),
+                z_loss: phase.z_loss,
             };
             let ballot = self.say(&next.batches, self.domains.len())?;
             self.sent = self.traffic();
@@ -263,21 +264,24 @@ impl Rank<'_> {
         // An evaluation has sizes of its own; its buffers and those of training would both stay.
         let arena = self.replica.dev.arena().clone();
         arena.trim();
-        for h in held {
-            let result = evaluate::run(
-                &mut self.replica,
-                h,
-                evaluate::batch_rows(phase.seq_len),
-                self.position.update,
-            )?;
+        let (rows, update) = (evaluate::batch_rows(phase.seq_len), self.position.update);
+        let all = |r: &mut Replica| held.iter().map(|h| evaluate::run(r, h, rows, update)).collect();
+        let results: Vec<EvalResult> = evaluate::with_weights(&mut self.replica, phase, all)?;
+        let average = phase.eval.as_ref().is_some_and(|e| e.weights == EvalWeights::Ema);
+        let weights = if average { "ema" } else { "trained" };
+        for (h, result) in held.iter().zip(results) {
             let EvalResult { nll_token, bits_byte, tokens } = result;
             let all = if h.domain().holdout < 1.0 { ":heldout" } else { "" };
             let corpus = format!("{}{all}", h.domain().name);
             self.row("eval", || {
-                json!({ "corpus": corpus, "nll_token": nll_token, "bits_byte": bits_byte, "tokens": tokens })
+                json!({
+                    "corpus": corpus, "nll_token": nll_token, "bits_byte": bits_byte, "tokens": tokens,
+                    "weights": weights,
+                })
             })?;
             if let Some(p) = &self.progress {
-                p.eval(self.position.update, &corpus, &result);
+                let averaged = if average { " by the average" } else { "" };
+                p.eval(self.position.update, &format!("{corpus}{averaged}"), &result);
             }
         }
         arena.trim();
@@ -360,13 +364,17 @@ impl Rank<'_> {
             .filter(|(_, (_, weight))| **weight > 0.0)
             .map(|(d, (loss, weight))| (d.name.clone(), json!(loss / weight)))
             .collect();
+        let terms = match update.z_loss {
+            0.0 => json!({ "ce": outcome.ce }),
+            _ => json!({ "ce": outcome.ce, "z": outcome.z }),
+        };
         let now = self.traffic();
         let sent = [now[0] - self.sent[0], now[1] - self.sent[1]];
         let flops = |causal| rate * self.config.model.flops_per_token(phase.seq_len, causal);
         let peak = self.peak_flops * self.replica.mesh.world.size() as f64;
         self.row("step", || {
             json!({
-                "sample": sample, "tokens": total, "loss": outcome.loss, "terms": { "ce": outcome.loss },
+                "sample": sample, "tokens": total, "loss": outcome.loss, "terms": terms,
                 "grad_norm": outcome.grad_norm, "clip": outcome.clip, "lr": update.lr,
                 "weight_sum": update.weight_sum,
                 "step_ms": took.as_secs_f64() * 1e3, "tokens_per_s": rate,
