@@ -94,12 +94,15 @@ fn an_average_is_kept_over_kills_and_changes_nothing_that_is_trained() {
         let killed = site.run(&name("killed"), &args);
         let process = killed.start();
         while !killed.finished(10) {
+            assert!(process.ended().is_none(), "{}", killed.stderr());
             std::thread::sleep(Duration::from_micros(200));
         }
+        assert!(process.stop().is_none(), "it ended before it could be killed");
         process.signal(libc::SIGKILL);
         assert_eq!(process.wait().signal(), Some(libc::SIGKILL));
         killed.finish();
         killed.assert_ended_like(&calm);
+        assert_eq!(killed.losses(), calm.losses());
 
         let plain = site.run(&name("plain"), &["--ranks", "2", "--set", dtype, "--set", &trained]);
         plain.finish();
@@ -141,7 +144,7 @@ fn an_average_resumes_on_another_topology() {
 
 #[test]
 fn a_run_begins_with_the_average_of_another_and_it_is_exported() {
-    let site = Site::in_memory();
+    let site = Site::on_disk();
     let eval = "eval={ on = [\"large\"], every = \"1000 steps\", tokens = 2000, weights = \"ema\" }";
     let first = site.run("first", &["--set", eval, EMA[0], EMA[1]]);
     first.finish();
