@@ -2,6 +2,8 @@
 
 #[path = "config/damage.rs"]
 mod damage;
+#[path = "config/reference.rs"]
+mod reference;
 #[path = "config/wrong.rs"]
 mod wrong;
 
