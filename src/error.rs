@@ -25,7 +25,7 @@ pub enum Error {
     #[error("{problem}{}", hint(.remedy))]
     Launch { problem: String, remedy: String },
     /// The operating system refused.
-    #[error("{}: cannot {action}: {source}", .path.display())]
+    #[error("{}: cannot {action}: {source}{}", .path.display(), hint(remedy(.source)))]
     Io { path: PathBuf, action: &'static str, source: std::io::Error },
     /// The run was asked to stop and has written a checkpoint.
     #[error("stopped at step {step} as asked; the same command resumes")]
@@ -83,6 +83,18 @@ impl Error {
             Error::Io { .. } => 3,
             Error::Requeue { .. } | Error::Stopped { .. } => 75,
         }
+    }
+}
+
+/// What usually helps when the system refuses.
+fn remedy(source: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind::*;
+    match source.kind() {
+        NotFound => "check the path",
+        PermissionDenied | ReadOnlyFilesystem => "check who may read and write there",
+        StorageFull | QuotaExceeded => "make room, or choose another disk",
+        AlreadyExists | IsADirectory | NotADirectory => "choose another path, or move what is there",
+        _ => "",
     }
 }
 

@@ -34,8 +34,8 @@ pub mod train;
 
 pub use error::{Error, Result};
 
-/// The commit this was built from, where the build knew it.
-pub const GIT: &str = match option_env!("ESPALIER_GIT") {
-    Some(hash) => hash,
-    None => "unknown",
-};
+/// The commit this was built from, "unknown" where the build knew none.
+pub const GIT: &str = env!("ESPALIER_GIT");
+
+/// The version of the package, with the commit.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (git ", env!("ESPALIER_GIT"), ")");

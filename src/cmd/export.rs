@@ -10,6 +10,9 @@ use serde_json::Value;
 use std::path::PathBuf;
 
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "Examples:
+  espalier export runs/quickstart --out hf-model
+  espalier export runs/quickstart@100 --out hf-model --dtype bf16 --max-shard 2GB")]
 pub struct ExportArgs {
     /// Run directory or checkpoint, PATH or PATH@STEP
     pub from: String,

@@ -8,6 +8,9 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "Examples:
+  espalier import hf-model
+  espalier import minilm --allow-missing-head --json")]
 pub struct ImportArgs {
     /// Directory with config.json and model.safetensors (or its shards)
     pub dir: PathBuf,

@@ -2,6 +2,8 @@
 
 pub mod bench;
 pub mod ckpt;
+pub mod completions;
+pub mod config;
 pub mod corpus;
 pub mod doctor;
 pub mod eval;
@@ -12,18 +14,27 @@ pub mod report;
 pub mod score;
 pub mod train;
 
-use crate::Result;
 use crate::checkpoint::{self, Checkpoint};
 use crate::comm::launch::require_single_process;
+use crate::{Error, Result};
 use clap::{Parser, Subcommand};
+use std::io::Write as _;
 use std::path::Path;
 
 #[derive(Parser)]
 #[command(
     name = "espalier",
-    version,
+    version = crate::VERSION,
     about = "Pretrains language models on many nodes",
-    max_term_width = 110
+    max_term_width = 110,
+    after_help = "Examples:
+  espalier corpus build tests/text --out data/messages       text to tokens
+  espalier train configs/quickstart.toml --ranks 2           the same command again resumes
+  espalier generate runs/quickstart --prompt 'The people '
+  espalier help train                                        what train takes, with examples
+
+Exit codes: 0 done, 2 configuration, 3 data, 4 checkpoint, 5 rank lost, 6 numerics, 75 stopped by a signal with a
+checkpoint written (the same command resumes)."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -38,6 +49,10 @@ enum Command {
     /// Train what a run file describes; the same command again resumes
     Train(train::Train),
     /// Continue a text with a trained model
+    #[command(after_help = "Examples:
+  espalier generate runs/quickstart --prompt 'The people '
+  espalier generate runs/quickstart --prompt 'The ' --temperature 0      always the likeliest token
+  espalier generate runs/quickstart@100 --prompt 'The ' --seed 7         an earlier checkpoint")]
     Generate(generate::Generate),
     Eval(eval::Eval),
     /// Losses of every token and document of a corpus under a checkpoint
@@ -53,6 +68,10 @@ enum Command {
     #[command(subcommand)]
     Bench(bench::Bench),
     Doctor(doctor::Doctor),
+    /// What a run file may say
+    #[command(subcommand)]
+    Config(config::Config),
+    Completions(completions::Completions),
 }
 
 impl Cli {
@@ -70,7 +89,18 @@ impl Cli {
             Command::Report(c) => c.run(),
             Command::Bench(c) => c.run(),
             Command::Doctor(c) => c.run(),
+            Command::Config(c) => c.run(),
+            Command::Completions(c) => c.run(),
         }
+    }
+}
+
+/// Prints to standard output. A reader that closed the pipe (`| head`) has seen what it wanted.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("standard output", "write")(e)),
+        _ => Ok(()),
     }
 }
 

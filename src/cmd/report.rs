@@ -6,6 +6,9 @@ use std::path::PathBuf;
 
 /// One HTML page about one run or several, that opens without a network
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  espalier report runs/quickstart
+  espalier report runs/a runs/b --out compare.html")]
 pub struct Report {
     /// Run directories; several are drawn into the same charts
     #[arg(required = true)]

@@ -8,6 +8,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  espalier train configs/quickstart.toml --ranks 2
+  espalier train configs/quickstart.toml --ranks 2 --dry-run       phases, memory and traffic; trains nothing
+  espalier train run.toml --set run.dir=runs/b --set optim.clip=0.5
+  espalier train runs/quickstart/run.toml --ranks 2                what a run was, again; resumes it")]
 pub struct Train {
     /// The run file; run.toml of an earlier run is one
     file: PathBuf,

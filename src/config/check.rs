@@ -37,9 +37,12 @@ impl RunConfig {
         let refuse = |key: &str, problem: String, remedy: String| {
             Err(Error::config(&self.source_file, key, problem, remedy))
         };
-        if ranks == 0 || !ranks.is_multiple_of(tp) {
+        if ranks == 0 {
+            return Err(Error::launch("--ranks 0", "give 1 or more"));
+        }
+        if !ranks.is_multiple_of(tp) {
             let works: Vec<usize> =
-                self.tp_values().into_iter().filter(|t| ranks > 0 && ranks.is_multiple_of(*t)).collect();
+                self.tp_values().into_iter().filter(|t| ranks.is_multiple_of(*t)).collect();
             let more = ranks.checked_next_multiple_of(tp).unwrap_or(tp).max(tp);
             let remedy = match works.is_empty() {
                 true => format!("start {more} ranks"),

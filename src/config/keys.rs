@@ -1,96 +1,11 @@
-//! Every key a run file may have, and those that are refused by name because what they ask for is not built yet.
+//! Refuses keys that `schema` does not have, and by name those that ask for what is not built yet.
 
 use super::doc::{Doc, Node, Value};
+use super::schema::TABLES;
 use crate::{Error, Result};
 
-/// Tables by path; `*` stands for a corpus name or the number of a list entry.
-const TABLES: &[(&str, &[&str])] = &[
-    ("", &["schema", "eval", "checkpoint", "run", "model", "data", "parallel", "optim", "phase"]),
-    ("eval", &["on", "every", "tokens", "weights"]),
-    ("checkpoint", &["every", "keep_last", "keep_every"]),
-    ("run", &["dir", "seed", "device", "dtype", "init", "seq_len", "global_batch", "attention", "z_loss"]),
-    (
-        "model",
-        &[
-            "preset",
-            "layers",
-            "dim",
-            "heads",
-            "kv_heads",
-            "head_dim",
-            "ffn_dim",
-            "vocab",
-            "norm",
-            "norm_eps",
-            "norm_place",
-            "positions",
-            "max_positions",
-            "rope",
-            "qk_norm",
-            "activation",
-            "qkv_bias",
-            "out_bias",
-            "mlp_bias",
-            "norm_bias",
-            "head_bias",
-            "tied",
-            "causal",
-            "token_types",
-            "embed_norm",
-            "head",
-            "logit_softcap",
-            "init_std",
-            "init_scale_residual",
-        ],
-    ),
-    ("model.rope", &["theta", "scaling"]),
-    ("model.rope.scaling", &["factor", "low_freq", "high_freq", "original_max"]),
-    (
-        "data.*",
-        &[
-            "path",
-            "order",
-            "packing",
-            "pack_group",
-            "split",
-            "io",
-            "stage_dir",
-            "weights",
-            "holdout",
-            "max_epochs",
-        ],
-    ),
-    ("parallel", &["tp", "zero", "shard", "sequence_parallel", "micro_batch", "accumulate", "recompute"]),
-    ("optim", &["adamw", "adam", "sgd", "clip", "group", "ema"]),
-    ("optim.adamw", &["betas", "eps", "weight_decay", "moments"]),
-    ("optim.adam", &["betas", "eps", "weight_decay", "moments"]),
-    ("optim.sgd", &["weight_decay"]),
-    ("optim.ema", &["decay"]),
-    ("optim.group.*", &["match", "weight_decay", "lr_scale"]),
-    (
-        "phase.*",
-        &[
-            "name",
-            "steps",
-            "tokens",
-            "mix",
-            "lr",
-            "optimizer",
-            "schedule",
-            "cursor",
-            "seq_len",
-            "global_batch",
-            "attention",
-            "z_loss",
-            "eval",
-        ],
-    ),
-    ("phase.*.eval", &["on", "every", "tokens", "weights"]),
-    ("phase.*.lr.*", &["kind", "from", "to", "frac", "steps"]),
-];
-
 /// (table, keys, what to do instead).
-const NOT_BUILT: &[(&str, &[&str], &str)] = &[
+pub(super) const NOT_BUILT: &[(&str, &[&str], &str)] = &[
     ("phase.*", &["grow"], "leave it out, the network keeps its size"),
     ("phase.*", &["spdf"], "leave it out, the phase trains dense weights"),
     (
@@ -110,19 +25,20 @@ const NOT_BUILT: &[(&str, &[&str], &str)] = &[
     ("optim.group.*", &["frozen"], "leave it out, every parameter trains"),
 ];
 
-/// Refuses the first key, in the order of the file, that is not in `TABLES`.
+/// Refuses the first key, in the order of the file, that is not in the schema.
 pub(super) fn check(doc: &Doc) -> Result<()> {
     walk(doc, &doc.root, "", "")
 }
 
 /// `path` is where we are, `pattern` the same with `*` for names and numbers.
 fn walk(doc: &Doc, node: &Node, path: &str, pattern: &str) -> Result<()> {
-    let inside = TABLES.iter().any(|(t, _)| t.starts_with(pattern));
+    let inside = TABLES.iter().any(|t| t.path.starts_with(pattern));
     match &node.value {
         Value::Table(entries) if inside => {
-            let known = TABLES.iter().find(|(t, _)| *t == pattern).map(|(_, keys)| *keys);
+            let table = TABLES.iter().find(|t| t.path == pattern);
+            let known: Option<Vec<_>> = table.map(|t| t.keys.iter().map(|k| k.name).collect());
             for (key, child) in entries {
-                if let Some(known) = known
+                if let Some(known) = &known
                     && !known.contains(&key.as_str())
                 {
                     return Err(unknown(doc, path, pattern, key, known));
@@ -147,10 +63,10 @@ fn unknown(doc: &Doc, path: &str, pattern: &str, key: &str, known: &[&str]) -> E
         return doc.error(&full, format!("`{key}` is not built yet"), instead);
     }
     let allowed = format!("allowed here: {}", known.join(", "));
-    let problem = match (nearest(key, known), TABLES.iter().find(|(_, keys)| keys.contains(&key))) {
+    let problem = match (nearest(key, known), TABLES.iter().find(|t| t.keys.iter().any(|k| k.name == key))) {
         (Some(near), _) => format!("unknown key `{key}`, nearest is `{near}`"),
-        (None, Some((table, _))) if !table.is_empty() => {
-            format!("unknown key `{key}` here, it belongs in `{}`", join(&table.replace('*', "N"), key))
+        (None, Some(table)) if !table.path.is_empty() => {
+            format!("unknown key `{key}` here, it belongs in `{}`", join(&table.path.replace('*', "N"), key))
         }
         (None, Some(_)) => format!("unknown key `{key}` here, it belongs at the top of the file"),
         (None, None) => format!("unknown key `{key}`"),

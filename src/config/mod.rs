@@ -12,13 +12,16 @@ mod read;
 mod read_data;
 mod read_model;
 mod read_phase;
+mod reference;
 pub mod run;
 pub mod schedule;
+pub mod schema;
 mod set;
 mod table;
 mod write;
 
 pub use model::{Activation, Head, ModelConfig, Norm, NormPlace, Positions, RopeScaling};
+pub use reference::reference;
 pub use run::*;
 pub use schedule::{Kind, Length, Schedule, Segment};
 

@@ -11,7 +11,7 @@ pub(super) const PACKINGS: &[(&str, Packing)] =
 pub(super) const IOS: &[(&str, Io)] = &[("mmap", Io::Mmap), ("pread", Io::Pread), ("stage", Io::Stage)];
 
 /// A row is packed with all of its group, so large groups are slow.
-const PACK_GROUPS: std::ops::RangeInclusive<u64> = 1..=1 << 12;
+pub(super) const PACK_GROUPS: std::ops::RangeInclusive<u64> = 1..=1 << 12;
 /// Windows of a pack group where the run file leaves it open: few enough that packing one costs microseconds, enough
 /// that its borders cut few documents.
 const PACK_GROUP: u64 = 64;

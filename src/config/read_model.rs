@@ -86,15 +86,17 @@ pub(super) const ACTIVATIONS: &[(&str, Activation)] = &[
 ];
 
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     Learned,
     Rope,
     None,
 }
 
+pub(super) const POSITIONS: &[(&str, Kind)] =
+    &[("learned", Kind::Learned), ("rope", Kind::Rope), ("none", Kind::None)];
+
 fn positions(t: &Table, max: usize) -> Result<Positions> {
-    let kinds = [("learned", Kind::Learned), ("rope", Kind::Rope), ("none", Kind::None)];
-    let kind = t.choice("positions", &kinds)?.unwrap_or(Kind::Rope);
+    let kind = t.choice("positions", POSITIONS)?.unwrap_or(Kind::Rope);
     if kind != Kind::Rope && t.get("rope").is_some() {
         return Err(t.error(
             "rope",

@@ -8,7 +8,7 @@ use super::schedule::{Kind, Length, Schedule, Segment};
 use super::table::{Table, number};
 use crate::Result;
 
-const STEPS: std::ops::RangeInclusive<u64> = 1..=1 << 40;
+pub(super) const STEPS: std::ops::RangeInclusive<u64> = 1..=1 << 40;
 
 pub(super) const OPTIMIZER: &[(&str, OptimState)] =
     &[("keep", OptimState::Keep), ("reset", OptimState::Reset), ("keep_v", OptimState::KeepV)];

@@ -4,16 +4,19 @@
 mod diff;
 mod tidy;
 
+use crate::Result;
 use crate::checkpoint::{Checkpoint, Manifest, list};
+use crate::cmd::print;
 use crate::params::{ParamSpec, Shard};
-use crate::{Error, Result};
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Subcommand)]
 pub enum Ckpt {
     /// What a checkpoint holds
+    #[command(after_help = "Examples:
+  espalier ckpt inspect runs/quickstart                            the newest of a run
+  espalier ckpt inspect runs/quickstart/ckpt/step-00000100 --json")]
     Inspect {
         /// Run directory or checkpoint
         path: PathBuf,
@@ -21,6 +24,8 @@ pub enum Ckpt {
         json: bool,
     },
     /// Compare all files of a checkpoint with their checksums
+    #[command(after_help = "Examples:
+  espalier ckpt verify runs/quickstart")]
     Verify {
         path: PathBuf,
         #[arg(long)]
@@ -31,6 +36,9 @@ pub enum Ckpt {
     /// Remove old checkpoints of a run
     Prune(tidy::Prune),
     /// Compare the tensors of two checkpoints, whatever topologies wrote them; exit code 1 if they differ
+    #[command(after_help = "Examples:
+  espalier ckpt diff runs/a runs/b
+  espalier ckpt diff runs/a/ckpt/step-00000100 runs/a/ckpt/step-00000200 --json")]
     Diff {
         a: PathBuf,
         b: PathBuf,
@@ -127,15 +135,6 @@ fn describe(path: &Path, m: &Manifest) -> String {
 
 fn pretty(value: &serde_json::Value) -> String {
     format!("{value:#}\n")
-}
-
-/// A reader that closed the pipe (`| head`) has seen what it wanted.
-fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("standard output", "write")(e)),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

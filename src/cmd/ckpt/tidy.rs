@@ -8,6 +8,9 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  espalier ckpt merge runs/a --out merged
+  espalier ckpt merge runs/a@500 --out merged --weights-only")]
 pub struct Merge {
     /// Run directory or checkpoint, PATH or PATH@STEP
     from: String,
@@ -32,9 +35,11 @@ impl Merge {
 }
 
 #[derive(clap::Args)]
-#[command(
-    after_help = "Only runs that nobody trains in are pruned; a run prunes itself by [checkpoint] keep_last and keep_every."
-)]
+#[command(after_help = "Examples:
+  espalier ckpt prune runs/a --keep-last 1 --dry-run
+  espalier ckpt prune runs/a --keep-last 2 --keep-every 1000
+
+Only runs that nobody trains in are pruned; a run prunes itself by [checkpoint] keep_last and keep_every.")]
 pub struct Prune {
     /// Run directory
     run: PathBuf,

@@ -8,6 +8,9 @@ use std::path::PathBuf;
 
 /// Make a corpus of files of other programs, which stay where they are: Megatron, llm.c, datatrove, bare numbers
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  espalier corpus adopt old/megatron_text_document --tokenizer tokenizer.json
+  espalier corpus adopt fineweb_train_*.bin --out data/fineweb --tokenizer gpt2 --vocab 50257 --eod 50256")]
 pub struct Adopt {
     /// Prefix of a Megatron .bin and .idx; or token files and folders of them, in their order
     #[arg(required = true)]

@@ -13,6 +13,11 @@ use std::time::Duration;
 /// template adds ([CLS], <s>) are not added; documents without text are left out or, with --keep-empty, kept. Other keys of JSONL become document
 /// columns OUT.col.KEY; prompts and completions get a side stream OUT.stream.loss, 0 for tokens of the prompt.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  espalier corpus build texts/ --out data/web
+  espalier corpus build pages.jsonl.zst --out data/web --tokenizer gpt2
+  espalier corpus build texts/ --out data/own --tokenizer train-bpe:8192
+  espalier corpus build chats.jsonl --out data/chat --prompt-key prompt --completion-key completion")]
 pub struct Build {
     /// Files, or directories that are searched for *.txt, *.md, *.jsonl and *.ndjson, compressed or not
     #[arg(value_name = "INPUT")]

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 
 /// Compress the tokens: PREFIX.bin becomes PREFIX.bin.zst, which is read at random as fast as training needs
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  espalier corpus compress data/web
+  espalier corpus compress data/web --level 19 --keep")]
 pub struct Compress {
     /// Prefix of the .bin, .idx and .json files
     prefix: PathBuf,

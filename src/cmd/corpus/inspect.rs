@@ -7,6 +7,9 @@ use std::path::PathBuf;
 
 /// What a corpus holds
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  espalier corpus inspect data/web
+  espalier corpus inspect data/web --json")]
 pub struct Inspect {
     /// Prefix of the .bin, .idx and .json files
     prefix: PathBuf,

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 /// Merge corpora of one tokenizer, in the order of the arguments
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  espalier corpus merge data/a data/b --out data/both")]
 pub struct Merge {
     #[arg(required = true)]
     prefix: Vec<PathBuf>,

@@ -11,6 +11,10 @@ use std::sync::Arc;
 
 /// Print one document, or the training sample that a run with these settings draws
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  espalier corpus sample data/web --document 12
+  espalier corpus sample data/web --seq-len 1024 --prove 0..5000
+  espalier corpus sample --run run.toml --at 12345")]
 pub struct Sample {
     /// Prefix of the .bin, .idx and .json files
     #[arg(required_unless_present = "run")]

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 
 /// Split the documents of a corpus in two
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  espalier corpus split data/web --out data/most data/rest --share 0.9
+  espalier corpus split data/web --out data/first data/rest --documents 1000")]
 pub struct Split {
     prefix: PathBuf,
     /// Prefixes of the two new corpora

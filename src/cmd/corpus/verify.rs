@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 /// Read all of a corpus, its side streams and document columns and compare them with their checksums
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  espalier corpus verify data/web")]
 pub struct Verify {
     prefix: PathBuf,
     #[arg(long)]

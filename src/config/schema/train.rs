@@ -1,0 +1,204 @@
+//! Keys of the optimizer and the phases.
+
+use super::{
+    ATTENTION, DECAY, EVALUATION, Key, PRECISION, Table, Takes, Z_LOSS, key, may, need, sizes, whole, words,
+};
+use crate::config::{read, read_phase};
+
+pub(super) const OPTIM: Table = Table {
+    path: "optim",
+    head: "[optim]",
+    about: "One of `adamw`, `adam` and `sgd`.",
+    keys: &[
+        may("adamw", Takes::Table, "its defaults, without another", "AdamW with decoupled decay."),
+        may("adam", Takes::Table, "not used", "Adam with coupled decay, as torch's `Adam`."),
+        may("sgd", Takes::Table, "not used", "Plain SGD."),
+        key("clip", Takes::Number("a number > 0 or \"none\""), "1.0", "Largest norm of the whole gradient."),
+        key(
+            "group",
+            Takes::Tables,
+            "[{ match = [\"*.bias\", \"*norm*\"], weight_decay = 0.0 }]",
+            "Settings for parameters by name; the last match that gives a setting wins.",
+        ),
+        may(
+            "ema",
+            Takes::Table,
+            "no average",
+            "A moving average of the weights, for `eval`, `export` and `init`.",
+        ),
+    ],
+};
+
+const BETAS: Key = key(
+    "betas",
+    Takes::List("two numbers, such as [0.9, 0.95]"),
+    "[0.9, 0.95]",
+    "Decay of the two moments, each from 0 to below 1.",
+);
+const EPS: Key = key(
+    "eps",
+    Takes::Number("a number > 0 and at most 1"),
+    "1e-8",
+    "Added to the root of the second moment.",
+);
+const MOMENTS: Key = key("moments", PRECISION, "\"f32\"", "Type of the moments; `bf16` is not built yet.");
+
+pub(super) const OPTIM_ADAMW: Table = Table {
+    path: "optim.adamw",
+    head: "optim.adamw = { .. }",
+    about: "",
+    keys: &[
+        BETAS,
+        EPS,
+        key("weight_decay", DECAY, "0.1", "Decoupled: multiplied by the learning rate."),
+        MOMENTS,
+    ],
+};
+
+pub(super) const OPTIM_ADAM: Table = Table {
+    path: "optim.adam",
+    head: "optim.adam = { .. }",
+    about: "",
+    keys: &[
+        BETAS,
+        EPS,
+        key("weight_decay", DECAY, "0.0", "Coupled: this times the weight is a part of the gradient."),
+        MOMENTS,
+    ],
+};
+
+pub(super) const OPTIM_EMA: Table = Table {
+    path: "optim.ema",
+    head: "optim.ema = { .. }",
+    about: "Kept like the optimizer's state, and stored in checkpoints.",
+    keys: &[need(
+        "decay",
+        Takes::Number("a number > 0 and < 1, such as 0.999"),
+        "What the average keeps of itself at each update.",
+    )],
+};
+
+pub(super) const OPTIM_SGD: Table = Table {
+    path: "optim.sgd",
+    head: "optim.sgd = { .. }",
+    about: "",
+    keys: &[key("weight_decay", DECAY, "0.0", "Decoupled: multiplied by the learning rate.")],
+};
+
+pub(super) const OPTIM_GROUP: Table = Table {
+    path: "optim.group.*",
+    head: "optim.group = [{ .. }, ..]",
+    about: "A group gives at least one of the two settings.",
+    keys: &[
+        need(
+            "match",
+            Takes::List("a list of patterns such as \"*.bias\""),
+            "Patterns of names: `*` any run of characters, `?` one.",
+        ),
+        may("weight_decay", DECAY, "as before", "In place of the optimizer's."),
+        may(
+            "lr_scale",
+            Takes::Number("a number of at least 0"),
+            "as before",
+            "Factor of the learning rate; 0 freezes.",
+        ),
+    ],
+};
+
+pub(super) const PHASE: Table = Table {
+    path: "phase.*",
+    head: "[[phase]]",
+    about: "Each phase has `steps` or `tokens`, and `lr` unless it keeps the schedule of the phase before.",
+    keys: &[
+        need("name", Takes::Text("a name as a string"), "Its name, unlike those of other phases."),
+        may("steps", whole(&read_phase::STEPS), "from `tokens`", "Updates."),
+        may(
+            "tokens",
+            whole(&read::TOKENS),
+            "from `steps`",
+            "Budget; steps = ceil(tokens / (seq_len · global_batch)).",
+        ),
+        may(
+            "mix",
+            Takes::Table,
+            "the only corpus; required with several",
+            "Corpus and its share of the tokens; shares are scaled to sum 1.",
+        ),
+        may(
+            "lr",
+            Takes::Tables,
+            "required with `schedule = \"new\"`, refused with `\"keep\"`",
+            "Segments of the learning rate.",
+        ),
+        key(
+            "optimizer",
+            Takes::Words(|| words(read_phase::OPTIMIZER)),
+            "\"keep\"",
+            "What happens to its state at the start: stays, is reset, or only the first moments are (`keep_v`).",
+        ),
+        key(
+            "schedule",
+            Takes::Words(|| words(read_phase::SCHEDULE)),
+            "\"new\"",
+            "`keep` goes on with the schedule of the phase before, stretched over both.",
+        ),
+        key(
+            "cursor",
+            Takes::Words(|| words(read_phase::CURSOR)),
+            "\"keep\"",
+            "`keep` reads on (same corpora and `seq_len`), `new` begins passes of its own in other orders.",
+        ),
+        may("seq_len", sizes(&read::SEQ_LEN), "`run.seq_len`", "Tokens of a sequence in this phase."),
+        may(
+            "global_batch",
+            sizes(&read::GLOBAL_BATCH),
+            "`run.global_batch`",
+            "Sequences of an update in this phase.",
+        ),
+        may("attention", ATTENTION, "`run.attention`", "What a token sees in this phase."),
+        may("z_loss", Z_LOSS, "`run.z_loss`", "Coefficient of the z term in this phase."),
+        may("eval", Takes::Table, "`eval` at the top", "Evaluation in this phase, or `\"none\"`."),
+    ],
+};
+
+pub(super) const PHASE_EVAL: Table = Table {
+    path: "phase.*.eval",
+    head: "phase.eval = { .. }",
+    about: "Replaces the run's as a whole.",
+    keys: EVALUATION,
+};
+
+pub(super) const PHASE_LR: Table = Table {
+    path: "phase.*.lr.*",
+    head: "lr = [{ .. }, ..]",
+    about: "A segment of n updates goes from a to z; its update i (from 0) has r = (i + 1) / n, so z is the rate of its \
+            last. linear: a + (z − a) r. cosine: z + (a − z)(1 + cos πr)/2. 1-sqrt: z + (a − z)(1 − √r). inv-sqrt: \
+            a + (z − a) h(r)/h(1) with h(x) = 1/√(1 + 4x) − 1. exp: a (z/a)^r.",
+    keys: &[
+        need("kind", Takes::Words(|| words(read_phase::KINDS)), "The shape."),
+        may(
+            "from",
+            Takes::Number("a rate from 0 to 1e6"),
+            "`\"current\"`, the rate before it; at the start of the run 0",
+            "a; `const` has none.",
+        ),
+        may(
+            "to",
+            Takes::Number("a rate from 0 to 1e6"),
+            "required, but `const` holds the rate before it",
+            "z.",
+        ),
+        may(
+            "frac",
+            Takes::Number("a share > 0 and at most 1"),
+            "see `steps`",
+            "Length as a share of the schedule.",
+        ),
+        may(
+            "steps",
+            whole(&read_phase::STEPS),
+            "the rest, for the last segment",
+            "Length in updates, instead of `frac`.",
+        ),
+    ],
+};
