@@ -15,8 +15,8 @@ use std::time::Duration;
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  espalier score runs/small data/web                             losses of tokens, as side stream nll
-  espalier score runs/small data/web --as column:small --ranks 2 losses of documents, as a column
+  espalier score runs/small data/web                              losses of tokens, as side stream nll
+  espalier score runs/small data/web --as column:small --ranks 2  losses of documents, as a column
   espalier score runs/small data/web --as jsonl:losses.jsonl --documents ..1000")]
 pub struct Score {
     /// Run directory or checkpoint, PATH or PATH@STEP
