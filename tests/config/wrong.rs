@@ -5,7 +5,7 @@ use super::{LEAST, message};
 /// A `--set` over `LEAST`, the problem named in the answer, and the remedy.
 const WRONG_SETS: &[(&str, &str, &str)] = &[
     ("run.seqlen=3", "run.seqlen: unknown key `seqlen`, nearest is `seq_len`", "allowed here: dir, seed"),
-    ("optim.lr=1e-4", "unknown key `lr` here, it belongs in `phase.N.lr`", "adamw, sgd, clip, group"),
+    ("optim.lr=1e-4", "unknown key `lr` here, it belongs in `phase.N.lr`", "adamw, adam, sgd, clip, group"),
     ("modle.dim=3", "nearest is `model`", "schema, eval"),
     ("phase.0.lr.0.knid=const", "nearest is `kind`", "phase.0.lr.0.knid"),
     ("phase.3.tokens=5", "`phase` is a list of 1 and `3` is none of them", "numbered from 0"),

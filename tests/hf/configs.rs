@@ -29,6 +29,7 @@ fn llama() -> ModelConfig {
         token_types: 0,
         embed_norm: false,
         head: Head::Lm,
+        logit_softcap: None,
         init_std: 0.1,
         init_scale_residual: false,
     }
@@ -83,6 +84,7 @@ fn expected() -> Vec<(&'static str, Family, ModelConfig)> {
         norm_eps: 1e-12,
         positions: Positions::Learned { max: 512 },
         max_positions: 512,
+        logit_softcap: None,
         init_std: 0.02,
         ..bert()
     };
