@@ -192,7 +192,7 @@ fn ranks_that_do_not_fit_are_answered_with_numbers_that_do() {
         assert!(got.contains(part), "{ranks} ranks: {got}");
     };
     says(3, "tp = 2 does not divide 3 ranks; start 4 ranks, or set tp to one of 1");
-    says(0, "start 2 ranks");
+    says(0, "--ranks 0; give 2 or more");
     says(usize::MAX - 1, "run.global_batch: 64 sequences in phase");
     says(6, "set global_batch to 48 or 72");
     says(32, "set global_batch to 128, or micro_batch to one of 1, 2, 4");

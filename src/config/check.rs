@@ -38,7 +38,7 @@ impl RunConfig {
             Err(Error::config(&self.source_file, key, problem, remedy))
         };
         if ranks == 0 {
-            return Err(Error::launch("--ranks 0", "give 1 or more"));
+            return Err(Error::launch("--ranks 0", format!("give {tp} or more")));
         }
         if !ranks.is_multiple_of(tp) {
             let works: Vec<usize> =
