@@ -310,7 +310,7 @@ fn a_dry_run_takes_every_evaluation_that_training_takes() {
         output(&args);
         let rows = std::fs::read_to_string(dir.path().join("run/metrics.jsonl")).expect("metrics");
         let rows = rows.lines().map(|l| serde_json::from_str::<Value>(l).expect("a row"));
-        let last = rows.filter(|row| row["kind"] == "eval").last().expect("an evaluation");
+        let last = rows.filter(|row| row["kind"] == "eval").next_back().expect("an evaluation");
         assert_eq!((&last["corpus"], &last["tokens"]), (&Value::from(on), &Value::from(tokens)));
         std::fs::remove_dir_all(dir.path().join("run")).expect("removed");
     }
