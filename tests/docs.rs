@@ -6,6 +6,7 @@
 //! - An HTML comment that begins with "before:" is run before the first block.
 //! - `espalier train` gets `SMALL` on top, so that it takes seconds. All else runs as written.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -190,4 +191,34 @@ fn links_between_pages_lead_somewhere_and_the_list_has_every_page() {
         let own = page.parent() == Some(root()) || name == "README.md";
         assert!(own || list.contains(&format!("({name})")), "docs/README.md does not list {name}");
     }
+}
+
+/// The names in the first column of the tables of a section of a page.
+fn keys(page: &str, section: &str) -> BTreeSet<String> {
+    let (_, rest) = page.split_once(&format!("\n{section}\n")).expect("the section");
+    let rows = rest.lines().take_while(|l| !l.starts_with("## ")).filter(|l| l.starts_with("| `"));
+    let cells = rows.filter_map(|l| l.split('|').nth(1));
+    cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(String::from).collect()
+}
+
+#[test]
+fn the_rows_of_metrics_have_the_keys_of_their_page_and_no_others() {
+    let dir = clone();
+    let script =
+        "espalier corpus build tests/text --out data/messages && espalier train configs/quickstart.toml";
+    let out = run(dir.path(), script);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let page = std::fs::read_to_string(root().join("docs/metrics.md")).expect("a page");
+    let common = keys(&page, "Every row has:");
+    let text = std::fs::read_to_string(dir.path().join("runs/quickstart/metrics.jsonl")).expect("rows");
+    let mut kinds = BTreeSet::new();
+    for line in text.lines() {
+        let row: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let kind = row["kind"].as_str().expect("a kind");
+        let got: BTreeSet<String> = row.as_object().expect("an object").keys().cloned().collect();
+        let want: BTreeSet<String> = keys(&page, &format!("## {kind}")).union(&common).cloned().collect();
+        assert_eq!(got, want, "a row of kind {kind}");
+        kinds.insert(kind.to_string());
+    }
+    assert_eq!(kinds.len(), 5, "{kinds:?}");
 }

@@ -164,10 +164,10 @@ fn put(file: &mut toml::Table, path: &str, value: Option<toml::Value>) {
         let next = at.entry(part).or_insert_with(|| toml::Table::new().into());
         at = match next {
             toml::Value::Array(list) => {
-                let i: usize = parts.next().unwrap().parse().unwrap();
-                list[i].as_table_mut().unwrap()
+                let i = parts.next().and_then(|i| i.parse::<usize>().ok()).expect("the number of an entry");
+                list[i].as_table_mut().expect("a table")
             }
-            other => other.as_table_mut().unwrap(),
+            other => other.as_table_mut().expect("a table"),
         };
     }
     match value {
