@@ -205,7 +205,7 @@ fn keys(page: &str, section: &str) -> BTreeSet<String> {
 fn the_rows_of_metrics_have_the_keys_of_their_page_and_no_others() {
     let dir = clone();
     let script =
-        "espalier corpus build tests/text --out data/messages && espalier train configs/quickstart.toml";
+        "espalier corpus build tests/text --out data/quickstart && espalier train configs/quickstart.toml";
     let out = run(dir.path(), script);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let page = std::fs::read_to_string(root().join("docs/metrics.md")).expect("a page");

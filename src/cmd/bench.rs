@@ -23,6 +23,9 @@ pub enum Bench {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  espalier bench gemm                                       GPT-2 124M, 2048 tokens, all cores
+  espalier bench gemm --model llama-3.2-1b --dtype bf16 --threads 1")]
 pub struct Gemm {
     /// A preset of configs/model
     #[arg(long, default_value = "gpt2-124m")]
@@ -39,6 +42,9 @@ pub struct Gemm {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  espalier bench step --config small --threads 2
+  espalier bench step --config gpt2-t512 --recompute full --profile     and a table of its ops")]
 pub struct Step {
     /// tiny, small, gpt2-t512, llama25, llama110 or bert-base
     #[arg(long, default_value = "tiny")]
@@ -67,6 +73,9 @@ pub struct Step {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  espalier bench loader data/web
+  espalier bench loader data/web --seq 4096 --json")]
 pub struct Loader {
     /// Prefix of the corpus
     corpus: PathBuf,
@@ -82,6 +91,8 @@ pub struct Loader {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  espalier bench comm --ranks 4")]
 pub struct Comm {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(2..=1024))]
     ranks: u64,
