@@ -2,6 +2,8 @@
 
 #[path = "config/damage.rs"]
 mod damage;
+#[path = "config/schedules.rs"]
+mod schedules;
 #[path = "config/wrong.rs"]
 mod wrong;
 

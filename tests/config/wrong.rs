@@ -83,6 +83,11 @@ const WRONG_SETS: &[(&str, &str, &str)] = &[
     ("phase.0.mix={ wep = 1.0 }", "no corpus `wep`", "corpora: web"),
     ("phase.0.mix={ web = 0 }", "add up to 0", "weight > 0"),
     ("phase.0.mix.web=-1", "-1.0 is out of range", "weight from 0"),
+    (
+        "phase.0.batch_ramp=8",
+        "`batch_ramp` is not built yet",
+        "several phases, each with its own global_batch",
+    ),
     ("phase.0.lr=3e-4", "a schedule is a list of segments", "kind = \"const\", to = 0.0003"),
     ("phase.0.lr=[]", "required key is missing", "kind = \"linear\""),
     ("phase.0.lr.0.frac=0.5", "the segments cover 50 steps of 100", "may leave both out"),
