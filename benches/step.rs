@@ -189,7 +189,7 @@ fn main() {
     let mut one = || {
         let b = [batch(&c, rows, seq_len, update)];
         let weight_sum = b[0].weights.iter().map(|w| *w as f64).sum();
-        let update_now = Update { step: update, lr: 3e-4, clip: None, weight_sum };
+        let update_now = Update { step: update, lr: 3e-4, clip: None, weight_sum, z_loss: 0.0 };
         let outcome = step(&mut r, &b, &update_now, Ballot::new(1)).expect("a step on random tokens");
         losses.push(outcome.loss);
         update += 1;

@@ -122,6 +122,16 @@ fn the_least_file_gets_the_documented_defaults() {
     assert_eq!(c.checkpoint.every, Every::Minutes(20.0));
     assert_eq!(c.eval, None);
     assert_eq!(c.optim.for_name("blocks.0.attn.q.bias"), (0.0, 1.0));
+    assert_eq!((c.model.logit_softcap, c.run.z_loss, c.phases[0].z_loss), (None, 0.0, 0.0));
+}
+
+#[test]
+fn a_phase_has_the_z_loss_of_the_run_or_its_own() {
+    let second = "[[phase]]\nname = \"b\"\nsteps = 5\nz_loss = 0.0\nlr = [{ kind = \"const\" }]\n";
+    let c = parse(&(LEAST.to_string() + second), &["run.z_loss=1e-4", "model.logit_softcap=30"]).unwrap();
+    assert_eq!((c.phases[0].z_loss, c.phases[1].z_loss, c.model.logit_softcap), (1e-4, 0.0, Some(30.0)));
+    assert_eq!(parse(&c.resolved_toml(), &[]).unwrap(), c);
+    assert_eq!(parse(&c.resolved_toml(), &["model.logit_softcap=none"]).unwrap().model.logit_softcap, None);
 }
 
 #[test]
@@ -224,6 +234,9 @@ fn the_hash_sees_what_determines_results_and_nothing_else() {
         "model.layers=3",
         "model.init_std=0.01",
         "data.web.holdout=0.1",
+        "model.logit_softcap=30",
+        "run.z_loss=1e-4",
+        "phase.0.z_loss=1e-3",
         "optim.clip=none",
         "optim.adamw.eps=1e-6",
         "optim.group=[]",

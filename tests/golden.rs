@@ -8,7 +8,7 @@ use espalier::hf::HfSource;
 use espalier::params::{LocalBox, ParamSpec, TensorSource};
 use espalier::tape::{At, Recompute, Seq};
 use espalier::train::replica::{Plan, Replica};
-use espalier::train::step::{MicroBatch, Update, forward, forward_backward, step};
+use espalier::train::step::{MicroBatch, Terms, Update, forward, forward_backward, step};
 use espalier::train::vote::Ballot;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -117,7 +117,8 @@ fn logits_and_losses_equal_those_of_transformers() {
             let tp = r.mesh.tp.clone();
             let logits = r.net.head.logits(&r.dev, tp.as_ref(), &r.params, &r.net.embed, &h).expect("logits");
             let z = weight_sum(&batch);
-            let nll = forward_backward(r, &batch, At::default(), 1.0 / z, None).expect("backward");
+            let nll =
+                forward_backward(r, &batch, At::default(), Terms::ce(1.0 / z), None).expect("backward").nll;
             (logits.data::<f32>().to_vec(), nll.iter().map(|l| *l as f64).sum::<f64>() / z)
         });
         let want = golden.get("logits");
@@ -162,7 +163,8 @@ fn every_gradient_equals_that_of_transformers() {
         let dir = tempfile::tempdir().expect("a directory");
         let want = gradient_source(case, &golden, dir.path());
         let ours: Vec<(String, ParamSpec, Vec<f32>)> = with_replica(case, adamw(), |r| {
-            forward_backward(r, &batch, At::default(), 1.0 / weight_sum(&batch), None).expect("backward");
+            forward_backward(r, &batch, At::default(), Terms::ce(1.0 / weight_sum(&batch)), None)
+                .expect("backward");
             let values = |(u, p): (&espalier::params::Unit, &espalier::params::Placed)| {
                 (u.name.clone(), p.spec.clone(), u.grads.data::<f32>()[p.range()].to_vec())
             };
@@ -208,7 +210,7 @@ fn twenty_steps_of_adamw_and_sgd_follow_pytorch() {
                     .map(|i| {
                         let batch = golden.batch("train_tokens", "train_targets", i);
                         let weight_sum = weight_sum(&batch);
-                        let update = Update { step: i as u64, lr, clip: None, weight_sum };
+                        let update = Update { step: i as u64, lr, clip: None, weight_sum, z_loss: 0.0 };
                         step(r, &[batch], &update, Ballot::new(1)).expect("a step").loss
                     })
                     .collect()
@@ -280,7 +282,7 @@ fn bf16_training_follows_f32_within_what_its_eight_bits_allow() {
         for (i, want) in golden.get("adamw_losses").iter().enumerate() {
             let batch = golden.batch("train_tokens", "train_targets", i);
             let weight_sum = weight_sum(&batch);
-            let update = Update { step: i as u64, lr: 1e-3, clip: None, weight_sum };
+            let update = Update { step: i as u64, lr: 1e-3, clip: None, weight_sum, z_loss: 0.0 };
             let loss = step(&mut r, &[batch], &update, Ballot::new(1)).expect("a step").loss;
             worst = worst.max((loss / *want as f64 - 1.0).abs());
         }

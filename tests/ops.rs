@@ -312,42 +312,46 @@ fn the_loss_matches_finite_differences_and_a_flipped_sign_is_caught() {
     let ids: Vec<u32> = (0..n as u32).map(|i| i * 7 % v as u32).collect();
     let weights: Vec<f32> = (0..n).map(|i| [1.0, 0.0, 0.5][i % 3]).collect();
     let scale = 1.0 / weights.iter().sum::<f32>() as f64;
-    let run = |h: &[f64], w: &[f64], b: &[f64]| {
-        let vocab = Vocab { w, bias: Some(b), first: 0, valid: v, widest: v };
-        let targets = Targets { ids: &ids, weights: &weights, scale };
-        let (mut dw, mut db, mut nll) = (vec![0.0; v * c], vec![0.0; v], vec![0.0f32; n]);
-        let mut dh = tensor(&dev, n, c, &vec![0.0; n * c]);
-        let grads = VocabGrads { w: &mut dw, bias: Some(&mut db) };
-        let back = Some((grads, &mut dh));
-        cross_entropy::<f64>(&dev, &tp, &tensor(&dev, n, c, h), vocab, targets, &mut nll, back)
-            .expect("loss");
-        (nll, dh.to_f64(), dw, db)
-    };
-    // The loss by the textbook, in f64; nll comes back in f32.
-    let loss = |h: &[f64], w: &[f64], b: &[f64]| -> f64 {
-        (0..n)
-            .map(|i| {
-                let logit = |o: usize| b[o] + (0..c).map(|k| h[i * c + k] * w[o * c + k]).sum::<f64>();
-                let lse = (0..v).map(|o| logit(o).exp()).sum::<f64>().ln();
-                weights[i] as f64 * scale * (lse - logit(ids[i] as usize))
-            })
-            .sum()
-    };
-    let (nll, dh, dw, db) = run(&h, &w, &b);
-    let mean: f64 = nll.iter().zip(&weights).map(|(l, w)| *l as f64 * *w as f64 * scale).sum();
-    assert!((mean - loss(&h, &w, &b)).abs() < 1e-6);
-    let numeric = |which: usize| -> Vec<f64> {
-        (0..[&h, &w, &b][which].len())
-            .map(|i| {
-                central(|step| {
-                    let mut p = [h.clone(), w.clone(), b.clone()];
-                    p[which][i] += step;
-                    loss(&p[0], &p[1], &p[2])
+    for (cap, z) in [(None, 0.0), (Some(0.7), 0.0), (None, 0.03), (Some(0.7), 0.03)] {
+        let run = |h: &[f64], w: &[f64], b: &[f64]| {
+            let vocab = Vocab { w, bias: Some(b), first: 0, valid: v, widest: v, cap };
+            let targets = Targets { ids: &ids, weights: &weights, scale, z };
+            let (mut dw, mut db, mut nll) = (vec![0.0; v * c], vec![0.0; v], vec![0.0f32; n]);
+            let mut dh = tensor(&dev, n, c, &vec![0.0; n * c]);
+            let grads = VocabGrads { w: &mut dw, bias: Some(&mut db) };
+            let back = Some((grads, &mut dh));
+            let h = tensor(&dev, n, c, h);
+            let squares = cross_entropy::<f64>(&dev, &tp, &h, vocab, targets, &mut nll, back).expect("loss");
+            (nll, z * squares * scale, dh.to_f64(), dw, db)
+        };
+        // The loss by the textbook, in f64; nll comes back in f32.
+        let loss = |h: &[f64], w: &[f64], b: &[f64]| -> f64 {
+            (0..n)
+                .map(|i| {
+                    let plain = |o: usize| b[o] + (0..c).map(|k| h[i * c + k] * w[o * c + k]).sum::<f64>();
+                    let logit = |o: usize| cap.map_or(plain(o), |cap: f64| cap * (plain(o) / cap).tanh());
+                    let lse = (0..v).map(|o| logit(o).exp()).sum::<f64>().ln();
+                    weights[i] as f64 * scale * (lse - logit(ids[i] as usize) + z * lse * lse)
                 })
-            })
-            .collect()
-    };
-    check("loss dh", &dh, &numeric(0));
-    check("loss dw", &dw, &numeric(1));
-    check("loss db", &db, &numeric(2));
+                .sum()
+        };
+        let (nll, z_term, dh, dw, db) = run(&h, &w, &b);
+        let mean: f64 = nll.iter().zip(&weights).map(|(l, w)| *l as f64 * *w as f64 * scale).sum();
+        assert!((mean + z_term - loss(&h, &w, &b)).abs() < 1e-6);
+        let numeric = |which: usize| -> Vec<f64> {
+            (0..[&h, &w, &b][which].len())
+                .map(|i| {
+                    central(|step| {
+                        let mut p = [h.clone(), w.clone(), b.clone()];
+                        p[which][i] += step;
+                        loss(&p[0], &p[1], &p[2])
+                    })
+                })
+                .collect()
+        };
+        let what = |part: &str| format!("loss {part} with cap {cap:?} and z {z}");
+        check(&what("dh"), &dh, &numeric(0));
+        check(&what("dw"), &dw, &numeric(1));
+        check(&what("db"), &db, &numeric(2));
+    }
 }

@@ -59,7 +59,8 @@ fn real(config: &RunConfig, ranks: usize) -> Vec<(MemoryUse, [u64; 3])> {
         for n in 0..2 {
             let micro = || batch(split.micro_batch, phase.seq_len, config.model.vocab);
             let batches: Vec<_> = (0..split.micro_steps).map(|_| micro()).collect();
-            let update = Update { step: n, lr: 1e-3, clip: Some(1.0), weight_sum: 512.0 };
+            let update =
+                Update { step: n, lr: 1e-3, clip: Some(1.0), weight_sum: 512.0, z_loss: phase.z_loss };
             step(&mut r, &batches, &update, Ballot::new(config.data.len()))?;
         }
         let m = &r.mesh;
@@ -112,8 +113,8 @@ fn the_meta_arena_foretells_the_cpu_arena_of_a_llama_with_accumulation_and_cheap
 #[test]
 fn the_meta_arena_foretells_the_cpu_arena_of_bf16_with_full_recompute_on_two_tensor_parallel_ranks() {
     let c = config(
-        "preset = \"llama-tiny\"\nlayers = 3\nvocab = 300\nmlp_bias = true\nhead_bias = true\ntied = true",
-        "dtype = \"bf16\"\n[parallel]\ntp = 2\nmicro_batch = 4\nrecompute = \"full\"",
+        "preset = \"llama-tiny\"\nlayers = 3\nvocab = 300\nmlp_bias = true\nhead_bias = true\ntied = true\nlogit_softcap = 5.0",
+        "dtype = \"bf16\"\nz_loss = 1e-3\n[parallel]\ntp = 2\nmicro_batch = 4\nrecompute = \"full\"",
     );
     check("bf16 full tp 2", &c, 2);
     check("bf16 full tp 2 dp 2", &c, 4);
@@ -277,7 +278,7 @@ fn the_page_has_every_part_in_few_lines_and_nothing_is_written() {
         "1: 1.00e-3        2: 1.00e-4",
         "memory of a rank, at its peak",
         "outside the arena",
-        "an update sends, per rank: dp 18.5 MiB, tp 0 B, world 64 B",
+        "an update sends, per rank: dp 18.5 MiB, tp 0 B, world 72 B",
         // 12 bytes for each parameter
         "checkpoint  36.8 MiB each",
     ] {

@@ -14,7 +14,7 @@ use espalier::config::{ModelConfig, OptimKind, Positions, Precision};
 use espalier::device::DType;
 use espalier::tape::At;
 use espalier::train::corpora::weight_sum;
-use espalier::train::step::{MicroBatch, Update, forward_backward, step};
+use espalier::train::step::{MicroBatch, Terms, Update, forward_backward, step};
 use espalier::train::vote::Ballot;
 use gather::{Part, Whole, parts, whole};
 use replica::{SEQ_LEN, Setup, VOCAB, gpt2, llama};
@@ -78,7 +78,7 @@ fn train(
         for i in 0..steps {
             let batches = micro_batches(i, (r.mesh.dp.rank(), dp), accumulate);
             // Gradients are clipped, those of the last steps of GPT-2 are not.
-            let update = Update { step: i, lr, clip: Some(1.2), weight_sum: all_weights(i) };
+            let update = Update { step: i, lr, clip: Some(1.2), weight_sum: all_weights(i), z_loss: 0.0 };
             let outcome = step(r, &batches, &update, Ballot::new(1))?;
             seen.outcomes.push((outcome.loss, outcome.grad_norm));
             if LOOKS.contains(&(i + 1)) {
@@ -213,6 +213,15 @@ fn zero_0_and_zero_1_give_the_same_bits() {
     }
 }
 
+/// Logits that a soft-cap bends, which are trained with a z term.
+fn capped() -> ModelConfig {
+    ModelConfig { logit_softcap: Some(0.5), ..llama() }
+}
+
+fn z_loss(model: &ModelConfig) -> f64 {
+    if model.logit_softcap.is_some() { 1e-2 } else { 0.0 }
+}
+
 /// The gradients of one update in f64, without an optimizer.
 fn gradients(model: &ModelConfig, (dp, tp, accumulate, zero): Topology) -> Vec<Whole> {
     let setup = Setup { dtype: DType::F64, dp, tp, zero, kind: sgd(), ..Setup::solo(model.clone()) };
@@ -221,7 +230,8 @@ fn gradients(model: &ModelConfig, (dp, tp, accumulate, zero): Topology) -> Vec<W
         let mut flights = vec![];
         for (i, batch) in batches.iter().enumerate() {
             let last = i + 1 == batches.len();
-            forward_backward(r, batch, At::default(), 1.0 / all_weights(0), last.then_some(&mut flights))?;
+            let terms = Terms { scale: 1.0 / all_weights(0), z: z_loss(model) };
+            forward_backward(r, batch, At::default(), terms, last.then_some(&mut flights))?;
         }
         for (unit, flight) in flights {
             r.params.units[unit].grads = flight.wait()?;
@@ -233,7 +243,7 @@ fn gradients(model: &ModelConfig, (dp, tp, accumulate, zero): Topology) -> Vec<W
 
 #[test]
 fn in_f64_the_gradients_of_every_topology_are_those_of_one_rank() {
-    for model in [gpt2(), llama()] {
+    for model in [gpt2(), llama(), capped()] {
         let want = gradients(&model, (1, 1, 1, 0));
         for topology in TOPOLOGIES {
             let case = format!("f64, dp, tp, micro-batches, zero {topology:?}");

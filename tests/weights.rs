@@ -22,7 +22,7 @@ use espalier::tape::{At, Seq};
 use espalier::train::corpora::weight_sum;
 use espalier::train::replica::Replica;
 use espalier::train::run::{Launch, plan, train};
-use espalier::train::step::{MicroBatch, Update, forward, forward_backward, step};
+use espalier::train::step::{MicroBatch, Terms, Update, forward, forward_backward, step};
 use espalier::train::vote::Ballot;
 use gather::{Part, Whole, parts, whole};
 use random::Random;
@@ -86,7 +86,7 @@ fn gradients(r: &mut Replica, batches: &[MicroBatch]) -> Result<Vec<f64>> {
     r.params.zero_grads(&r.dev);
     let scale = 1.0 / weight_sum(batches);
     for b in batches {
-        forward_backward(r, b, At::default(), scale, None)?;
+        forward_backward(r, b, At::default(), Terms::ce(scale), None)?;
     }
     Ok(r.params.units.iter().flat_map(|u| u.grads.to_f64()).collect())
 }
@@ -101,9 +101,14 @@ fn shift(r: &mut Replica, direction: &[f64], by: f64) {
     }
 }
 
+/// With a soft-cap that bends its logits, which `Head::logits` has to give as the loss sees them.
+fn capped() -> ModelConfig {
+    ModelConfig { logit_softcap: Some(0.5), ..llama() }
+}
+
 #[test]
 fn a_weighted_batch_has_the_loss_and_the_gradient_of_the_definition() {
-    for model in [gpt2(), llama()] {
+    for model in [gpt2(), llama(), capped()] {
         setup(model).run(|r| {
             let batches = [weighted(0, 1), weighted(1, 3)];
             let sum = weight_sum(&batches);
@@ -137,7 +142,7 @@ fn a_weighted_batch_has_the_loss_and_the_gradient_of_the_definition() {
             // The losses that a step sums up are f32.
             let mut got = 0.0;
             for b in &batches {
-                let nll = forward_backward(r, b, At::default(), 0.0, None)?;
+                let nll = forward_backward(r, b, At::default(), Terms::ce(0.0), None)?.nll;
                 got += b.weights.iter().zip(&nll).map(|(w, l)| f64::from(w * l)).sum::<f64>() / sum;
             }
             let want = by_hand(r, &batches)?;
@@ -222,7 +227,7 @@ fn update(
             before.next_weight_sum = weight_sum(&own);
         }
         let weight_sum = before.cast(&r.dev, &r.mesh)?.next_weight_sum;
-        let update = Update { step: 0, lr: 0.1, clip: None, weight_sum };
+        let update = Update { step: 0, lr: 0.1, clip: None, weight_sum, z_loss: 0.0 };
         let loss = match dtype {
             DType::F64 => reduced(r, &own, weight_sum)?,
             _ => step(r, &own, &update, Ballot::new(1))?.loss,
@@ -244,8 +249,9 @@ fn reduced(r: &mut Replica, batches: &[MicroBatch], weight_sum: f64) -> Result<f
     let (mut flights, mut ballot) = (vec![], Ballot::new(1));
     for (i, batch) in batches.iter().enumerate() {
         let last = i + 1 == batches.len();
-        let nll = forward_backward(r, batch, At::default(), 1.0 / weight_sum, last.then_some(&mut flights))?;
-        ballot.add_losses(batch, &nll, r.mesh.tp.rank() == 0);
+        let terms = Terms::ce(1.0 / weight_sum);
+        let losses = forward_backward(r, batch, At::default(), terms, last.then_some(&mut flights))?;
+        ballot.add_losses(batch, &losses, r.mesh.tp.rank() == 0);
     }
     for (unit, flight) in flights {
         r.params.units[unit].grads = flight.wait()?;

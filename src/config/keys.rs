@@ -8,7 +8,7 @@ const TABLES: &[(&str, &[&str])] = &[
     ("", &["schema", "eval", "checkpoint", "run", "model", "data", "parallel", "optim", "phase"]),
     ("eval", &["on", "every", "tokens"]),
     ("checkpoint", &["every", "keep_last", "keep_every"]),
-    ("run", &["dir", "seed", "device", "dtype", "init", "seq_len", "global_batch", "attention"]),
+    ("run", &["dir", "seed", "device", "dtype", "init", "seq_len", "global_batch", "attention", "z_loss"]),
     (
         "model",
         &[
@@ -38,6 +38,7 @@ const TABLES: &[(&str, &[&str])] = &[
             "token_types",
             "embed_norm",
             "head",
+            "logit_softcap",
             "init_std",
             "init_scale_residual",
         ],
@@ -78,6 +79,7 @@ const TABLES: &[(&str, &[&str])] = &[
             "seq_len",
             "global_batch",
             "attention",
+            "z_loss",
             "eval",
         ],
     ),

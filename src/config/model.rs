@@ -53,6 +53,9 @@ pub struct ModelConfig {
     /// A norm right after the sum of the embeddings.
     pub embed_norm: bool,
     pub head: Head,
+    /// The logits are c·tanh(logits / c).
+    #[serde(default)]
+    pub logit_softcap: Option<f64>,
     /// Standard deviation of the initial weight matrices and embeddings.
     pub init_std: f64,
     /// `attn.o` and `mlp.down` start at init_std / sqrt(2 L).
@@ -198,6 +201,10 @@ impl ModelConfig {
         if !(self.init_std > 0.0 && self.init_std <= 1.0) {
             let problem = format!("{:?} is out of range", self.init_std);
             return Some(("init_std", problem, "give a number > 0 and at most 1".into()));
+        }
+        if let Some(cap) = self.logit_softcap.filter(|c| !(c.is_finite() && *c > 0.0)) {
+            let problem = format!("{cap:?} is out of range");
+            return Some(("logit_softcap", problem, "give a number > 0 or \"none\"".into()));
         }
         if self.norm == Norm::Rms && self.norm_bias {
             let problem = "an RMS norm has no bias".into();

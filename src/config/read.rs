@@ -89,7 +89,12 @@ fn run_section(t: &Table) -> Result<RunSection> {
             .usize("global_batch", GLOBAL_BATCH)?
             .ok_or_else(|| t.missing("global_batch", "global_batch = 64"))?,
         attention: t.choice("attention", ATTENTION)?.unwrap_or(Attention::Document),
+        z_loss: z_loss(t)?.unwrap_or(0.0),
     })
+}
+
+pub(super) fn z_loss(t: &Table) -> Result<Option<f64>> {
+    t.float("z_loss", "a number from 0 to 1, such as 1e-4", |x| (0.0..=1.0).contains(&x))
 }
 
 fn init(t: &Table) -> Result<Init> {

@@ -1,5 +1,6 @@
 //! `[model]`: from keys to a `ModelConfig`. What follows from other keys has a default, sizes have none.
 
+use super::doc::{Node, Value};
 use super::model::{Activation, Head, ModelConfig, Norm, NormPlace, Positions, RopeScaling};
 use super::table::Table;
 use crate::Result;
@@ -62,6 +63,7 @@ pub(super) fn model(t: &Table, longest: Option<usize>) -> Result<ModelConfig> {
         token_types: t.usize("token_types", 0..=limit::TOKEN_TYPES)?.unwrap_or(0),
         embed_norm: bias("embed_norm")?,
         head: t.choice("head", HEADS)?.unwrap_or(if causal { Head::Lm } else { Head::Mlm }),
+        logit_softcap: logit_softcap(t)?,
         init_std: t.float("init_std", "a number > 0 and at most 1", |x| x > 0.0 && x <= 1.0)?.unwrap_or(0.02),
         init_scale_residual: t.bool("init_scale_residual")?.unwrap_or(true),
     };
@@ -111,9 +113,16 @@ fn positions(t: &Table, max: usize) -> Result<Positions> {
     })
 }
 
+/// A number, or "none" over a preset that has one.
+fn logit_softcap(t: &Table) -> Result<Option<f64>> {
+    match t.get("logit_softcap") {
+        Some(Node { value: Value::Str(s), .. }) if s == "none" => Ok(None),
+        _ => t.float("logit_softcap", "a number > 0, such as 30.0, or \"none\"", |x| x > 0.0),
+    }
+}
+
 /// `scaling = { .. }`, or "none" over a preset that has one.
 fn scaling(t: &Table) -> Result<Option<RopeScaling>> {
-    use super::doc::{Node, Value};
     if let Some(Node { value: Value::Str(s), .. }) = t.get("scaling")
         && s == "none"
     {

@@ -2,7 +2,7 @@
 
 use super::doc::{Node, Origin, Value};
 use super::model::{ModelConfig, Positions};
-use super::read::{ATTENTION, GLOBAL_BATCH, SEQ_LEN, TOKENS, eval, unknown_corpus};
+use super::read::{ATTENTION, GLOBAL_BATCH, SEQ_LEN, TOKENS, eval, unknown_corpus, z_loss};
 use super::run::*;
 use super::schedule::{Kind, Length, Schedule, Segment};
 use super::table::{Table, number};
@@ -66,6 +66,7 @@ pub(super) fn phases(
             seq_len,
             global_batch,
             attention: t.choice("attention", ATTENTION)?.unwrap_or(run.attention),
+            z_loss: z_loss(t)?.unwrap_or(run.z_loss),
             eval: phase_eval(t, data, default_eval)?,
         };
         if phase.optimizer == OptimState::KeepV && matches!(optim.kind, OptimKind::Sgd { .. }) {

@@ -64,6 +64,8 @@ pub struct RunSection {
     /// Sequences per update, whatever the topology.
     pub global_batch: usize,
     pub attention: Attention,
+    /// Coefficient of the z term of the loss; 0 = none.
+    pub z_loss: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,6 +235,7 @@ pub struct PhaseConfig {
     pub seq_len: usize,
     pub global_batch: usize,
     pub attention: Attention,
+    pub z_loss: f64,
     pub eval: Option<EvalConfig>,
 }
 

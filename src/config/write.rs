@@ -90,6 +90,7 @@ impl RunConfig {
         w.line("seq_len", r.seq_len.to_string());
         w.line("global_batch", r.global_batch.to_string());
         w.line("attention", word(ATTENTION, r.attention));
+        w.line("z_loss", format!("{:?}", r.z_loss));
     }
 
     fn parallel_lines(&self, w: &mut Writer) {
@@ -154,6 +155,9 @@ impl RunConfig {
         }
         if p.attention != r.attention {
             w.line("attention", word(ATTENTION, p.attention));
+        }
+        if p.z_loss != r.z_loss {
+            w.line("z_loss", format!("{:?}", p.z_loss));
         }
         if p.schedule == ScheduleClock::New {
             let segments: Vec<String> = p.lr.segments().iter().map(segment).collect();
@@ -243,6 +247,7 @@ fn model_lines(m: &ModelConfig, w: &mut Writer) {
     for (key, on) in switches {
         w.line(key, on.to_string());
     }
+    w.line("logit_softcap", m.logit_softcap.map_or("\"none\"".into(), |c| format!("{c:?}")));
     w.line("init_std", format!("{:?}", m.init_std));
 }
 

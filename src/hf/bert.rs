@@ -45,6 +45,7 @@ pub fn read(f: &Fields) -> Result<ModelConfig> {
         token_types: f.size_opt("type_vocab_size")?.unwrap_or(2),
         embed_norm: true,
         head: Head::Mlm,
+        logit_softcap: None,
         init_std: f.float("initializer_range", 0.02)?,
         init_scale_residual: false,
     })

@@ -39,6 +39,7 @@ pub fn read(f: &Fields) -> Result<ModelConfig> {
         token_types: 0,
         embed_norm: false,
         head: Head::Lm,
+        logit_softcap: None,
         init_std: f.float("initializer_range", 0.02)?,
         init_scale_residual: true,
     })

@@ -63,6 +63,7 @@ pub fn rotary(f: &Fields, head_dim: usize) -> Result<ModelConfig> {
         token_types: 0,
         embed_norm: false,
         head: Head::Lm,
+        logit_softcap: None,
         init_std: f.float("initializer_range", 0.02)?,
         init_scale_residual: false,
     })

@@ -25,6 +25,7 @@ pub struct Head {
     local: LocalBox,
     /// V
     vocab: usize,
+    softcap: Option<f64>,
 }
 
 /// BERT's masked-LM transform: norm(f(x·wᵀ + b)).
@@ -46,7 +47,7 @@ impl Head {
         let rows = Shard::Rows { unit: VOCAB_UNIT };
         let w = (!c.tied).then(|| u.one(ParamSpec::matrix("head.weight", c.vocab, c.dim, rows, c.init_std)));
         let bias = c.head_bias.then(|| u.one(zeros("head.bias", c.vocab, rows)));
-        Head { norm, transform, w, bias, local: embed.local, vocab: c.vocab }
+        Head { norm, transform, w, bias, local: embed.local, vocab: c.vocab, softcap: c.logit_softcap }
     }
 
     /// x (N, C) to what the projection reads (N, C)
@@ -64,8 +65,8 @@ impl Head {
         Ok(x)
     }
 
-    /// −log p of each target into `nll` (N). With `train`, adds to the gradients of the projection and returns dh.
-    /// Collective over tp.
+    /// −log p of each target into `nll` (N). With `train`, adds to the gradients of the projection and returns dh; beside
+    /// it Σ weight·lse² of the z term. Collective over tp.
     pub fn loss(
         &self,
         dev: &Device,
@@ -76,16 +77,16 @@ impl Head {
         targets: Targets,
         nll: &mut [f32],
         train: bool,
-    ) -> Result<Tensor> {
+    ) -> Result<(Tensor, f64)> {
         let mut dh = if train { Shape::of(h).empty(dev) } else { Tensor::default() };
         if dev.is_meta() {
             let vocab = (self.local.rows, self.local.stored_rows);
             let back = train.then_some(&mut dh);
             loss::meta_cross_entropy(dev, tp, Shape::of(h), vocab, self.bias.is_some(), back)?;
-            return Ok(dh);
+            return Ok((dh, 0.0));
         }
         let [first, .., last] = params.units.as_mut_slice() else { panic!("embedding, blocks and head") };
-        with_dtype!(h.dtype(), T => {
+        let squares = with_dtype!(h.dtype(), T => {
             let len = self.local.rows * h.cols();
             let (unit, start) = match self.w {
                 None => (&first.weights, embed.tokens.start),
@@ -97,6 +98,7 @@ impl Head {
                 first: self.local.row,
                 valid: self.local.rows,
                 widest: self.local.stored_rows,
+                cap: self.softcap,
             };
             let grads = train.then(|| {
                 let (w, rest) = match self.w {
@@ -110,9 +112,9 @@ impl Head {
                 VocabGrads { w, bias }
             });
             let back = grads.map(|g| (g, &mut dh));
-            loss::cross_entropy::<T>(dev, tp, h, vocab, targets, nll, back)?;
+            loss::cross_entropy::<T>(dev, tp, h, vocab, targets, nll, back)?
         });
-        Ok(dh)
+        Ok((dh, squares))
     }
 
     /// All logits of the rows of h: (N, V) on every rank. Collective over tp.
@@ -136,6 +138,7 @@ impl Head {
                 first: self.local.row,
                 valid: self.local.rows,
                 widest: self.local.stored_rows,
+                cap: self.softcap,
             };
             loss::logits::<T>(dev, tp, h, vocab, self.vocab)
         })

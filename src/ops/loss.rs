@@ -1,7 +1,10 @@
 //! Head and cross-entropy in one pass over chunks of tokens, so that logits never exist as a whole.
 //!
-//!     l = h·wᵀ + b,  lse = log Σ_V e^l,  nll = lse − l[target]
-//!     dl = weight/Z·(softmax(l) − onehot(target)),  dh = Σ_tp dl·w,  dw += dlᵀ·h,  db += Σ_N dl
+//!     l = h·wᵀ + b,  lse = log Σ_V e^l,  nll = lse − l[target],  loss = Σ weight/Z·(nll + ζ·lse²)
+//!     dl = weight/Z·((1 + 2ζ·lse)·softmax(l) − onehot(target)),  dh = Σ_tp dl·w,  dw += dlᵀ·h,  db += Σ_N dl
+//!
+//! ζ lse² is the z term (PaLM, arXiv 2204.02311, section 5), which keeps the logits from drifting. With a soft-cap c
+//! (Gemma 2, arXiv 2408.00118, section 2) the logits are l = c·tanh((h·wᵀ + b)/c) and dl gets the factor 1 − (l/c)².
 //!
 //! h (N, C), w (V/R, C), b (V/R). The vocabulary is split over tp; a row's maximum, sum and target logit are
 //! reduced over it. Z is the global normaliser of the term, known before.
@@ -9,7 +12,7 @@
 use super::reduce::{add_column_sums, partial_sums, sum};
 use crate::Result;
 use crate::comm::{Comm, Reduce};
-use crate::device::gemm::{Mat, MatMut, Out, gemm, gemm_with};
+use crate::device::gemm::{Epilogue, Mat, MatMut, Out, gemm, gemm_fused, gemm_with};
 use crate::device::{Category, DType, Device, Elem, Real, Shared, simd};
 use crate::tape::{Cost, Shape, profile};
 use crate::tensor::Tensor;
@@ -29,6 +32,8 @@ pub struct Vocab<'a, T> {
     pub valid: usize,
     /// Rows of the largest part of any rank: chunks, and with them the collectives, are the same on all.
     pub widest: usize,
+    /// The soft-cap c of the logits.
+    pub cap: Option<f64>,
 }
 
 pub struct VocabGrads<'a, A> {
@@ -45,6 +50,8 @@ pub struct Targets<'a> {
     pub weights: &'a [f32],
     /// 1/Z
     pub scale: f64,
+    /// ζ of the z term; 0 leaves it out.
+    pub z: f64,
 }
 
 /// Rows of logits at a time, from the shape alone, for the rank that has the most of them: as few chunks as
@@ -56,7 +63,7 @@ fn chunk_rows(n: usize, widest: usize, elem: usize) -> usize {
 }
 
 /// −log p of every target (0 where the weight is 0) into `nll` (N); with `back`, dh and the gradients of the head.
-/// Collective over tp.
+/// Returns Σ weight·lse², or 0 if there is no z term. Collective over tp.
 pub fn cross_entropy<T: Elem>(
     dev: &Device,
     tp: &dyn Comm,
@@ -65,8 +72,9 @@ pub fn cross_entropy<T: Elem>(
     targets: Targets,
     nll: &mut [f32],
     mut back: Option<(VocabGrads<T::Acc>, &mut Tensor)>,
-) -> Result<()> {
+) -> Result<f64> {
     let (n, c, v) = (h.rows(), h.cols(), vocab.valid);
+    let mut squares = 0.0;
     let step = chunk_rows(n, vocab.widest, T::Acc::DTYPE.bytes());
     let mut buffer = Tensor::empty(dev, step, v, T::Acc::DTYPE, Category::Logits);
     for start in (0..n).step_by(step) {
@@ -77,12 +85,12 @@ pub fn cross_entropy<T: Elem>(
             (what.to_string(), Cost { flops: 2.0 * (rows * v * c) as f64, bytes: (rows * v * 4) as f64 })
         };
         profile::time(|| product("Loss logits"), || project(dev, h, vocab, logits, c));
-        let (range, scale) = (start..start + rows, targets.scale);
-        let (ids, weights) = (&targets.ids[range.clone()], &targets.weights[range.clone()]);
+        let range = start..start + rows;
+        let own =
+            Targets { ids: &targets.ids[range.clone()], weights: &targets.weights[range.clone()], ..targets };
         let passes = || ("Loss softmax".into(), Cost { flops: 0.0, bytes: (rows * v * 20) as f64 });
-        profile::time(passes, || {
-            softmax(dev, tp, logits, vocab, ids, weights, scale, &mut nll[range], back.is_some())
-        })?;
+        squares +=
+            profile::time(passes, || softmax(dev, tp, logits, vocab, own, &mut nll[range], back.is_some()))?;
         if let Some((grads, dh)) = &mut back {
             let dl = Mat::new(&*logits, rows, v);
             let dh = &mut dh.data_mut::<T>()[start * c..(start + rows) * c];
@@ -104,7 +112,7 @@ pub fn cross_entropy<T: Elem>(
         let part = std::mem::take(*dh);
         **dh = tp.all_reduce(part, Reduce::Sum, "head dh")?.wait()?;
     }
-    Ok(())
+    Ok(squares)
 }
 
 /// What `cross_entropy` takes and sends, on the Meta device; h has no values, `dh` is absent in an evaluation.
@@ -165,10 +173,14 @@ pub fn logits<T: Elem>(
     tp.all_reduce(all, Reduce::Sum, "logits")?.wait()
 }
 
-/// logits = h·wᵀ + b.   h (n, C), logits (n, valid)
+/// logits = h·wᵀ + b, soft-capped.   h (n, C), logits (n, valid)
 fn project<T: Elem>(dev: &Device, h: &[T], vocab: Vocab<T>, logits: &mut [T::Acc], c: usize) {
     let (n, v) = (h.len() / c, vocab.valid);
     let (h, w, out) = (Mat::new(h, n, c), Mat::new(vocab.w, v, c).t(), MatMut::new(logits, n, v));
+    if let Some(cap) = vocab.cap {
+        let finish = SoftCap { bias: vocab.bias, cap: T::Acc::of(cap), inverse: T::Acc::of(1.0 / cap) };
+        return gemm_fused(dev.pool(), out, Out::Store, h, w, &finish);
+    }
     match vocab.bias {
         None => gemm(dev.pool(), out, Out::Store, h, w),
         Some(bias) => gemm_with(
@@ -187,19 +199,40 @@ fn project<T: Elem>(dev: &Device, h: &[T], vocab: Vocab<T>, logits: &mut [T::Acc
     }
 }
 
-/// From logits (n, valid) to nll (n) and, if `back`, in place to dl.
+/// c·tanh((l + b)/c) of finished logits.
+struct SoftCap<'a, T: Elem> {
+    bias: Option<&'a [T]>,
+    cap: T::Acc,
+    /// 1/c
+    inverse: T::Acc,
+}
+
+impl<T: Elem> Epilogue<T::Acc> for SoftCap<'_, T> {
+    #[inline(always)]
+    fn finish(&self, _row: usize, first: usize, sums: &mut [T::Acc]) {
+        if let Some(bias) = self.bias {
+            for (l, b) in sums.iter_mut().zip(&bias[first..]) {
+                *l += b.load();
+            }
+        }
+        for l in sums {
+            *l = self.cap * (*l * self.inverse).tanh();
+        }
+    }
+}
+
+/// From logits (n, valid) to nll (n) and, if `back`, in place to dl. Returns Σ weight·lse² if there is a z term.
 fn softmax<T: Elem>(
     dev: &Device,
     tp: &dyn Comm,
     logits: &mut [T::Acc],
     vocab: Vocab<T>,
-    ids: &[u32],
-    weights: &[f32],
-    scale: f64,
+    targets: Targets,
     nll: &mut [f32],
     back: bool,
-) -> Result<()> {
+) -> Result<f64> {
     type A<T> = <T as Elem>::Acc;
+    let Targets { ids, weights, scale, z } = targets;
     let (n, v) = (ids.len(), vocab.valid);
     let stat = |cols| row_stats(dev, n, cols, A::<T>::DTYPE);
     let reduce = |t: Tensor, op, what| match tp.size() {
@@ -236,8 +269,13 @@ fn softmax<T: Elem>(
                 simd(
                     #[inline(always)]
                     || {
-                        l.iter_mut().for_each(|l| *l = (*l - max[i]).exp());
-                        sums[0] = sum::<A<T>>(l, |p| p);
+                        if vocab.cap.is_some() {
+                            // The slope of the cap needs the logits again.
+                            sums[0] = sum::<A<T>>(l, |l| (l - max[i]).exp());
+                        } else {
+                            l.iter_mut().for_each(|l| *l = (*l - max[i]).exp());
+                            sums[0] = sum::<A<T>>(l, |p| p);
+                        }
                     },
                 );
             }
@@ -245,7 +283,9 @@ fn softmax<T: Elem>(
     }
     let sums = reduce(sums, Reduce::Sum, "loss sums")?;
 
-    let (sums, nll) = (sums.data::<A<T>>(), Shared::new(nll));
+    let (max, sums, nll) = (max.data::<A<T>>(), sums.data::<A<T>>(), Shared::new(nll));
+    let lse = |i: usize| max[i] + sums[2 * i].ln();
+    let inverse = vocab.cap.map(|cap| A::<T>::of(1.0 / cap));
     dev.pool().ranges(n, 8, |rows| {
         for i in rows {
             let (total, target) = (sums[2 * i], sums[2 * i + 1]);
@@ -254,18 +294,28 @@ fn softmax<T: Elem>(
             nll[0] = if weights[i] == 0.0 { 0.0 } else { (total.ln() - target).f64() as f32 };
             if back {
                 let w = A::<T>::of(weights[i] as f64 * scale);
-                let factor = if weights[i] == 0.0 { A::<T>::ZERO } else { w / total };
+                let up = if z == 0.0 { w } else { w * (A::<T>::ONE + A::<T>::of(2.0 * z) * lse(i)) };
+                let factor = if weights[i] == 0.0 { A::<T>::ZERO } else { up / total };
+                let slope = |l: A<T>| inverse.map_or(A::<T>::ONE, |i| A::<T>::ONE - (l * i) * (l * i));
+                let target = own(i).map(|t| (t, w * slope(l[t])));
                 simd(
                     #[inline(always)]
-                    || l.iter_mut().for_each(|p| *p *= factor),
+                    || match inverse {
+                        None => l.iter_mut().for_each(|p| *p *= factor),
+                        Some(inverse) => l.iter_mut().for_each(|l| {
+                            let tanh = *l * inverse;
+                            *l = (*l - max[i]).exp() * factor * (A::<T>::ONE - tanh * tanh);
+                        }),
+                    },
                 );
-                if let Some(t) = own(i) {
+                if let Some((t, w)) = target {
                     l[t] -= w;
                 }
             }
         }
     });
-    Ok(())
+    let square = |i: usize| weights[i] as f64 * lse(i).f64().powi(2);
+    Ok(if z == 0.0 { 0.0 } else { (0..n).map(square).sum() })
 }
 
 #[inline(always)]

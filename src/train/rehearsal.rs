@@ -44,7 +44,7 @@ impl<'a> Rehearsal<'a> {
         let split = self.split(phase);
         let batches: Vec<_> =
             (0..split.micro_steps).map(|_| fake(split.micro_batch, phase.seq_len)).collect();
-        let update = Update { step: 0, lr: 0.0, clip: None, weight_sum: 1.0 };
+        let update = Update { step: 0, lr: 0.0, clip: None, weight_sum: 1.0, z_loss: phase.z_loss };
         step(&mut self.replica, &batches, &update, Ballot::new(self.config.data.len())).map(drop)
     }
 

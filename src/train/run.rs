@@ -209,6 +209,7 @@ impl Rank<'_> {
                 lr: phase.lr_at(i),
                 clip: config.optim.clip,
                 weight_sum: weight_sum.max(1e-300),
+                z_loss: phase.z_loss,
             };
             let ballot = self.say(&next.batches, self.domains.len())?;
             self.sent = self.traffic();
@@ -360,13 +361,17 @@ impl Rank<'_> {
             .filter(|(_, (_, weight))| **weight > 0.0)
             .map(|(d, (loss, weight))| (d.name.clone(), json!(loss / weight)))
             .collect();
+        let terms = match update.z_loss {
+            0.0 => json!({ "ce": outcome.ce }),
+            _ => json!({ "ce": outcome.ce, "z": outcome.z }),
+        };
         let now = self.traffic();
         let sent = [now[0] - self.sent[0], now[1] - self.sent[1]];
         let flops = |causal| rate * self.config.model.flops_per_token(phase.seq_len, causal);
         let peak = self.peak_flops * self.replica.mesh.world.size() as f64;
         self.row("step", || {
             json!({
-                "sample": sample, "tokens": total, "loss": outcome.loss, "terms": { "ce": outcome.loss },
+                "sample": sample, "tokens": total, "loss": outcome.loss, "terms": terms,
                 "grad_norm": outcome.grad_norm, "clip": outcome.clip, "lr": update.lr,
                 "weight_sum": update.weight_sum,
                 "step_ms": took.as_secs_f64() * 1e3, "tokens_per_s": rate,

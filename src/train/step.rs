@@ -21,6 +21,30 @@ pub struct MicroBatch {
     pub domains: Vec<u16>,
 }
 
+/// What the terms of a micro-batch's loss are multiplied by.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// 1/Z
+    pub scale: f64,
+    /// Coefficient of the z term; 0 leaves it out.
+    pub z: f64,
+}
+
+impl Terms {
+    /// The mean cross-entropy alone.
+    pub fn ce(scale: f64) -> Terms {
+        Terms { scale, z: 0.0 }
+    }
+}
+
+/// What the targets of a micro-batch cost.
+pub struct Losses {
+    /// (N) −log p
+    pub nll: Vec<f32>,
+    /// Σ weight·lse², if there is a z term.
+    pub z: f64,
+}
+
 /// What an update needs to know besides its data.
 pub struct Update {
     pub step: u64,
@@ -30,13 +54,19 @@ pub struct Update {
     /// Z: sum of all target weights of the update, over all ranks and micro-batches; the vote of the step before
     /// announced it.
     pub weight_sum: f64,
+    /// Coefficient of the z term.
+    pub z_loss: f64,
 }
 
 /// What an update did, the same on every rank.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// Mean over all targets of the update, nats.
+    /// What is minimised: ce + z.
     pub loss: f64,
+    /// Cross-entropy, mean over all targets of the update, nats.
+    pub ce: f64,
+    /// The z term, its coefficient included.
+    pub z: f64,
     pub grad_norm: f64,
     /// Factor that the clip put on the gradients.
     pub clip: f64,
@@ -53,8 +83,9 @@ pub fn step(r: &mut Replica, batches: &[MicroBatch], update: &Update, mut ballot
     for (i, batch) in batches.iter().enumerate() {
         let last = i + 1 == batches.len();
         let at = At { step: update.step, layer: 0 };
-        let nll = forward_backward(r, batch, at, 1.0 / update.weight_sum, last.then_some(&mut flights))?;
-        ballot.add_losses(batch, &nll, r.mesh.tp.rank() == 0);
+        let terms = Terms { scale: 1.0 / update.weight_sum, z: update.z_loss };
+        let losses = forward_backward(r, batch, at, terms, last.then_some(&mut flights))?;
+        ballot.add_losses(batch, &losses, r.mesh.tp.rank() == 0);
     }
     for (unit, flight) in flights {
         r.params.units[unit].grads = flight.wait()?;
@@ -62,7 +93,8 @@ pub fn step(r: &mut Replica, batches: &[MicroBatch], update: &Update, mut ballot
     ballot.square_sum = part_square_sum(&r.dev, &r.params, r.mesh.tp.rank());
     let vote = ballot.cast(&r.dev, &r.mesh)?;
 
-    let (loss, grad_norm) = (vote.loss_sum / update.weight_sum, vote.square_sum.sqrt());
+    let (ce, z) = (vote.loss_sum / update.weight_sum, update.z_loss * vote.z_sum / update.weight_sum);
+    let (loss, grad_norm) = (ce + z, vote.square_sum.sqrt());
     if !loss.is_finite() || !grad_norm.is_finite() {
         return Err(Error::Numerics {
             step: update.step,
@@ -74,24 +106,25 @@ pub fn step(r: &mut Replica, batches: &[MicroBatch], update: &Update, mut ballot
     let clip = update.clip.map_or(1.0, |most| (most / (grad_norm + 1e-6)).min(1.0));
     r.optim.update(&r.dev, &mut r.params, Hyper { lr: update.lr, grad_scale: clip });
     r.gather_weights()?;
-    Ok(Outcome { loss, grad_norm, clip, vote })
+    Ok(Outcome { loss, ce, z, grad_norm, clip, vote })
 }
 
-/// Adds the gradients of one micro-batch; returns −log p of each target (N). With `flights`, the gradients are
+/// Adds the gradients of one micro-batch; returns its losses. With `flights`, the gradients are
 /// complete after it and their reduction over dp is started unit by unit, before the backward of the next one.
 /// (Thread ranks do the work in `wait`; a communicator with progress of its own does it meanwhile.)
 pub fn forward_backward(
     r: &mut Replica,
     batch: &MicroBatch,
     at: At,
-    scale: f64,
+    terms: Terms,
     mut flights: Option<&mut Vec<(usize, Pending)>>,
-) -> Result<Vec<f32>> {
+) -> Result<Losses> {
     let (mut tapes, h) = forward(r, &batch.seq, at, true)?;
     let mut nll = vec![0.0; batch.seq.len()];
-    let targets = Targets { ids: &batch.targets, weights: &batch.weights, scale };
+    let targets = Targets { ids: &batch.targets, weights: &batch.weights, scale: terms.scale, z: terms.z };
     let Replica { dev, mesh, net, params, .. } = &mut *r;
-    let mut dy = net.head.loss(dev, mesh.tp.as_ref(), params, &net.embed, &h, targets, &mut nll, true)?;
+    let (mut dy, z) =
+        net.head.loss(dev, mesh.tp.as_ref(), params, &net.embed, &h, targets, &mut nll, true)?;
     drop(h);
     for unit in (0..tapes.len()).rev() {
         let (mut tape, x, y) = tapes.pop().expect("one tape for each unit");
@@ -104,7 +137,7 @@ pub fn forward_backward(
             flights.push((unit, mesh.dp.all_reduce(grads, Reduce::Sum, &format!("{} grads", u.name))?));
         }
     }
-    Ok(nll)
+    Ok(Losses { nll, z })
 }
 
 /// Through all units: their tapes, sealed (empty unless `train`), and what the head's projection reads (N, C).
@@ -135,7 +168,7 @@ pub fn forward(r: &Replica, seq: &Seq, at: At, train: bool) -> Result<(Tapes, Te
 pub fn evaluate(r: &mut Replica, batch: &MicroBatch, at: At) -> Result<Vec<f32>> {
     let (_, h) = forward(r, &batch.seq, at, false)?;
     let mut nll = vec![0.0; batch.seq.len()];
-    let targets = Targets { ids: &batch.targets, weights: &batch.weights, scale: 0.0 };
+    let targets = Targets { ids: &batch.targets, weights: &batch.weights, scale: 0.0, z: 0.0 };
     let Replica { dev, mesh, net, params, .. } = r;
     net.head.loss(dev, mesh.tp.as_ref(), params, &net.embed, &h, targets, &mut nll, false)?;
     Ok(nll)

@@ -1,14 +1,14 @@
 //! The only control collective of a step: one vector of f64, summed over all ranks, that carries losses, the norm,
 //! signals, and the weight sum of the next update, which its loss must know before its first forward.
 
-use super::step::MicroBatch;
+use super::step::{Losses, MicroBatch};
 use crate::Result;
 use crate::comm::{Mesh, Reduce};
 use crate::device::{Category, DType, Device};
 use crate::tensor::Tensor;
 
-/// Stop, save, eval, next weight sum.
-const FLAGS: usize = 4;
+/// Stop, save, eval, next weight sum, z sum.
+const FLAGS: usize = 5;
 
 /// What one rank puts in.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +16,8 @@ pub struct Ballot {
     /// Σ weight·nll of this rank's targets, by domain; the same targets are counted by one tp rank only.
     pub loss_by_domain: Vec<f64>,
     pub weight_by_domain: Vec<f64>,
+    /// Σ weight·lse² of this rank's targets, counted likewise.
+    pub z_sum: f64,
     /// Σ g² over this rank's part.
     pub square_sum: f64,
     /// Whether this rank was asked to stop.
@@ -31,6 +33,7 @@ pub struct Ballot {
 #[derive(Clone, Debug, Default)]
 pub struct Vote {
     pub loss_sum: f64,
+    pub z_sum: f64,
     pub loss_by_domain: Vec<f64>,
     pub weight_by_domain: Vec<f64>,
     pub square_sum: f64,
@@ -50,13 +53,14 @@ impl Ballot {
     }
 
     /// Counts the losses of a micro-batch, row by row.
-    pub fn add_losses(&mut self, batch: &MicroBatch, nll: &[f32], counts: bool) {
+    pub fn add_losses(&mut self, batch: &MicroBatch, losses: &Losses, counts: bool) {
         if !counts {
             return;
         }
+        self.z_sum += losses.z;
         let t = batch.seq.seq_len;
         for (row, domain) in batch.domains.iter().enumerate() {
-            let (w, l) = (&batch.weights[row * t..(row + 1) * t], &nll[row * t..(row + 1) * t]);
+            let (w, l) = (&batch.weights[row * t..(row + 1) * t], &losses.nll[row * t..(row + 1) * t]);
             let weighted = w.iter().zip(l).map(|(w, l)| *w as f64 * *l as f64);
             self.loss_by_domain[*domain as usize] += weighted.sum::<f64>();
             self.weight_by_domain[*domain as usize] += w.iter().map(|w| *w as f64).sum::<f64>();
@@ -78,11 +82,13 @@ impl Ballot {
         let flags = [self.stop, self.save, self.eval].map(|f| f as u8 as f64);
         data[2 * k..2 * k + 3].copy_from_slice(&flags);
         data[2 * k + 3] = self.next_weight_sum;
+        data[2 * k + 4] = self.z_sum;
         data[2 * k + FLAGS + mesh.world.rank()] = self.square_sum;
         let v = mesh.world.all_reduce(v, Reduce::Sum, "step vote")?.wait()?;
         let data = v.data::<f64>();
         Ok(Vote {
             loss_sum: data[..k].iter().sum(),
+            z_sum: data[2 * k + 4],
             loss_by_domain: data[..k].to_vec(),
             weight_by_domain: data[k..2 * k].to_vec(),
             stop: data[2 * k] > 0.0,

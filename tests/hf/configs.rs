@@ -29,6 +29,7 @@ fn llama() -> ModelConfig {
         token_types: 0,
         embed_norm: false,
         head: Head::Lm,
+        logit_softcap: None,
         init_std: 0.1,
         init_scale_residual: false,
     }
@@ -83,6 +84,7 @@ fn expected() -> Vec<(&'static str, Family, ModelConfig)> {
         norm_eps: 1e-12,
         positions: Positions::Learned { max: 512 },
         max_positions: 512,
+        logit_softcap: None,
         init_std: 0.02,
         ..bert()
     };
@@ -225,6 +227,9 @@ fn a_shape_that_a_family_cannot_say_is_refused_with_the_key() {
     assert_says(&Family::Llama.fits(&c).unwrap_err(), &["relu2"]);
     let c = ModelConfig { head_dim: 16, ..gpt2() };
     assert_says(&Family::Gpt2.fits(&c).unwrap_err(), &["head_dim", "16", "12"]);
+    let c = ModelConfig { logit_softcap: Some(30.0), ..llama() };
+    assert_says(&Family::Llama.fits(&c).unwrap_err(), &["model.logit_softcap", "30.0"]);
+    assert_says(&Family::of(&c).unwrap_err(), &["logit_softcap 30.0"]);
 }
 
 #[test]

@@ -21,10 +21,15 @@ struct Problem {
     b: Vec<f64>,
     ids: Vec<u32>,
     weights: Vec<f32>,
+    cap: Option<f64>,
+    z: f64,
 }
 
-/// nll, dh, dw, db
-type Solved = [Vec<f64>; 4];
+/// Soft-caps and coefficients of the z term.
+const TERMS: [(Option<f64>, f64); 4] = [(None, 0.0), (Some(0.7), 0.0), (None, 0.03), (Some(0.7), 0.03)];
+
+/// nll, dh, dw, db, Σ weight·lse²
+type Solved = [Vec<f64>; 5];
 
 impl Problem {
     fn new(n: usize, c: usize, v: usize) -> Problem {
@@ -37,7 +42,13 @@ impl Problem {
             b: values("b", v),
             ids: (0..n).map(|i| (i * 7 % v) as u32).collect(),
             weights: (0..n).map(|i| [1.0, 0.0, 0.5][i % 3]).collect(),
+            cap: None,
+            z: 0.0,
         }
+    }
+
+    fn with((cap, z): (Option<f64>, f64)) -> Problem {
+        Problem { cap, z, ..Problem::new(150, 5, 11) }
     }
 
     /// What the rank that has these rows of the vocabulary computes.
@@ -49,34 +60,42 @@ impl Problem {
             first: rows.start,
             valid: rows.len(),
             widest,
+            cap: self.cap,
         };
-        let targets = Targets { ids: &self.ids, weights: &self.weights, scale: 0.25 };
+        let targets = Targets { ids: &self.ids, weights: &self.weights, scale: 0.25, z: self.z };
         let (mut dw, mut db) = (vec![0.0; vocab.w.len()], vec![0.0; rows.len()]);
         let (mut nll, mut dh) = (vec![9.0f32; self.n], tensor(&dev, self.n, c, &vec![9.0; self.n * c]));
         let back = train.then(|| (VocabGrads { w: &mut dw, bias: Some(&mut db) }, &mut dh));
         let h = tensor(&dev, self.n, c, &self.h);
-        cross_entropy::<f64>(&dev, tp, &h, vocab, targets, &mut nll, back).expect("a loss");
-        [nll.iter().map(|l| *l as f64).collect(), dh.to_f64(), dw, db]
+        let squares = cross_entropy::<f64>(&dev, tp, &h, vocab, targets, &mut nll, back).expect("a loss");
+        [nll.iter().map(|l| *l as f64).collect(), dh.to_f64(), dw, db, vec![squares]]
     }
 
     fn logits(&self) -> Vec<f64> {
         let mut l = product(&self.h, &self.w, self.c);
         l.iter_mut().enumerate().for_each(|(i, l)| *l += self.b[i % self.v]);
+        if let Some(cap) = self.cap {
+            l.iter_mut().for_each(|l| *l = cap * (*l / cap).tanh());
+        }
         l
     }
 
     /// By the textbook.
     fn expected(&self) -> Solved {
         let (c, v) = (self.c, self.v);
-        let [mut nll, mut dh, mut dw, mut db] = [self.n, self.n * c, v * c, v].map(|n| vec![0.0; n]);
+        let [mut nll, mut dh, mut dw, mut db, mut squares] =
+            [self.n, self.n * c, v * c, v, 1].map(|n| vec![0.0; n]);
         for (i, l) in self.logits().chunks(v).enumerate() {
             let most = l.iter().fold(f64::NEG_INFINITY, |m, l| m.max(*l));
             let lse = most + l.iter().map(|l| (l - most).exp()).sum::<f64>().ln();
             let (target, weight) = (self.ids[i] as usize, self.weights[i] as f64);
             // It comes back in f32.
             nll[i] = if weight == 0.0 { 0.0 } else { (lse - l[target]) as f32 as f64 };
+            squares[0] += if self.z > 0.0 { weight * lse * lse } else { 0.0 };
             for o in 0..v {
-                let dl = 0.25 * weight * ((l[o] - lse).exp() - f64::from(o == target));
+                let slope = self.cap.map_or(1.0, |cap| 1.0 - (l[o] / cap).powi(2));
+                let p = (1.0 + 2.0 * self.z * lse) * (l[o] - lse).exp();
+                let dl = 0.25 * weight * (p - f64::from(o == target)) * slope;
                 db[o] += dl;
                 for k in 0..c {
                     dh[i * c + k] += dl * self.w[o * c + k];
@@ -84,12 +103,12 @@ impl Problem {
                 }
             }
         }
-        [nll, dh, dw, db]
+        [nll, dh, dw, db, squares]
     }
 }
 
 fn same(got: &Solved, want: &Solved) {
-    for (i, what) in ["nll", "dh", "dw", "db"].iter().enumerate() {
+    for (i, what) in ["nll", "dh", "dw", "db", "Σ weight·lse²"].iter().enumerate() {
         let scale = want[i].iter().fold(0.0f64, |m, x| m.max(x.abs()));
         // nll is rounded to f32
         let bound = if i == 0 { 1e-6 } else { 1e-12 } * scale;
@@ -102,9 +121,9 @@ fn same(got: &Solved, want: &Solved) {
 
 #[test]
 fn chunks_of_the_logits_give_the_loss_and_the_gradients_of_the_whole() {
-    let p = Problem::new(150, 5, 11);
     // As if another rank had this many rows: three chunks of 64, 64 and 22 tokens.
-    for widest in [p.v, CHUNK] {
+    for (terms, widest) in TERMS.into_iter().flat_map(|t| [(t, 11), (t, CHUNK)]) {
+        let p = Problem::with(terms);
         same(&p.solve(&Solo::new(), 0..p.v, widest, true), &p.expected());
         assert_eq!(
             p.solve(&Solo::new(), 0..p.v, widest, false)[0],
@@ -137,21 +156,22 @@ fn parts(borders: &[usize]) -> Vec<Range<usize>> {
 /// One part of three is empty, and targets lie on both sides of each border.
 #[test]
 fn a_vocabulary_over_ranks_gives_the_loss_the_gradients_and_the_logits_of_one_rank() {
-    let p = Problem::new(150, 5, 11);
-    let want = p.expected();
-    for borders in [&[0, 6, 11][..], &[0, 6, 11, 11]] {
+    let borders = [&[0, 6, 11][..], &[0, 6, 11, 11]];
+    for (terms, borders) in TERMS.into_iter().flat_map(|t| borders.map(|b| (t, b))) {
+        let p = Problem::with(terms);
+        let want = p.expected();
         let parts = parts(borders);
         for widest in [6, CHUNK] {
             let got = ranks(parts.len(), |tp| p.solve(tp, parts[tp.rank()].clone(), widest, true));
             let joined = |i: usize| got.iter().flat_map(|g| g[i].clone()).collect::<Vec<_>>();
             for rank in &got {
-                same(&[rank[0].clone(), rank[1].clone(), joined(2), joined(3)], &want);
+                same(&[rank[0].clone(), rank[1].clone(), joined(2), joined(3), rank[4].clone()], &want);
             }
         }
         let all = ranks(parts.len(), |tp| {
             let (dev, rows) = (Device::cpu(2), parts[tp.rank()].clone());
             let (w, bias) = (&p.w[rows.start * p.c..rows.end * p.c], Some(&p.b[rows.clone()]));
-            let vocab = Vocab { w, bias, first: rows.start, valid: rows.len(), widest: 6 };
+            let vocab = Vocab { w, bias, first: rows.start, valid: rows.len(), widest: 6, cap: p.cap };
             logits::<f64>(&dev, tp, &tensor(&dev, p.n, p.c, &p.h), vocab, p.v).expect("logits").to_f64()
         });
         all.iter().for_each(|l| close("logits", l, &p.logits()));
@@ -185,8 +205,9 @@ fn logits_take_as_few_equal_chunks_as_their_limit_allows() {
 
 #[test]
 fn the_meta_device_takes_and_sends_what_the_loss_does() {
-    let p = Problem::new(150, 5, 11);
-    for borders in [&[0, 11][..], &[0, 6, 11], &[0, 6, 11, 11]] {
+    let borders = [&[0, 11][..], &[0, 6, 11], &[0, 6, 11, 11]];
+    for (terms, borders) in [TERMS[0], TERMS[3]].into_iter().flat_map(|t| borders.map(|b| (t, b))) {
+        let p = Problem::with(terms);
         let parts = parts(borders);
         for (widest, bias, train) in
             [(6, true, true), (CHUNK, true, true), (CHUNK, false, true), (6, true, false)]
@@ -195,8 +216,8 @@ fn the_meta_device_takes_and_sends_what_the_loss_does() {
                 let (dev, rows) = (Device::cpu(1), parts[tp.rank()].clone());
                 let w = &p.w[rows.start * p.c..rows.end * p.c];
                 let b = bias.then(|| &p.b[rows.clone()]);
-                let vocab = Vocab { w, bias: b, first: rows.start, valid: rows.len(), widest };
-                let targets = Targets { ids: &p.ids, weights: &p.weights, scale: 0.25 };
+                let vocab = Vocab { w, bias: b, first: rows.start, valid: rows.len(), widest, cap: p.cap };
+                let targets = Targets { ids: &p.ids, weights: &p.weights, scale: 0.25, z: p.z };
                 let (mut dw, mut db) = (vec![0.0; w.len()], vec![0.0; rows.len()]);
                 let h = tensor(&dev, p.n, p.c, &p.h);
                 let mut dh = Shape::of(&h).empty(&dev);
