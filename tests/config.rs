@@ -239,6 +239,7 @@ fn the_hash_sees_what_determines_results_and_nothing_else() {
         "phase.0.z_loss=1e-3",
         "optim.clip=none",
         "optim.adamw.eps=1e-6",
+        "optim.adam={ weight_decay = 0.1 }",
         "optim.group=[]",
         "phase.0.steps=101",
         "phase.0.lr.0.to=2e-3",

@@ -121,7 +121,9 @@ impl OptimConfig {
     /// and sets it.
     pub fn for_name(&self, name: &str) -> (f64, f64) {
         let mut decay = match self.kind {
-            OptimKind::AdamW { weight_decay, .. } | OptimKind::Sgd { weight_decay } => weight_decay,
+            OptimKind::AdamW { weight_decay, .. }
+            | OptimKind::Adam { weight_decay, .. }
+            | OptimKind::Sgd { weight_decay } => weight_decay,
         };
         let mut scale = 1.0;
         for g in self.groups.iter().filter(|g| g.matches(name)) {

@@ -61,8 +61,9 @@ const TABLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("parallel", &["tp", "zero", "shard", "sequence_parallel", "micro_batch", "accumulate", "recompute"]),
-    ("optim", &["adamw", "sgd", "clip", "group"]),
+    ("optim", &["adamw", "adam", "sgd", "clip", "group"]),
     ("optim.adamw", &["betas", "eps", "weight_decay", "moments"]),
+    ("optim.adam", &["betas", "eps", "weight_decay", "moments"]),
     ("optim.sgd", &["weight_decay"]),
     ("optim.group.*", &["match", "weight_decay", "lr_scale"]),
     (
@@ -103,7 +104,7 @@ const NOT_BUILT: &[(&str, &[&str], &str)] = &[
     ("model", &["experts", "num_experts", "experts_per_token"], "leave it out, models are dense"),
     ("model", &["dropout", "attn_dropout", "embed_dropout"], "leave it out, models train without dropout"),
     ("run", &["dropout"], "leave it out, models train without dropout"),
-    ("optim", &["muon", "adafactor", "lion"], "use adamw or sgd"),
+    ("optim", &["muon", "adafactor", "lion"], "use adamw, adam or sgd"),
     ("optim.sgd", &["momentum"], "leave it out for plain SGD, or use adamw"),
     ("optim.group.*", &["frozen"], "leave it out, every parameter trains"),
 ];

@@ -157,12 +157,21 @@ fn decay(t: &Table) -> Result<Option<f64>> {
 }
 
 fn optim(t: &Table) -> Result<OptimConfig> {
-    let kind = match (t.opt_table("adamw")?, t.opt_table("sgd")?) {
-        (Some(_), Some(_)) => {
-            return Err(t.error("sgd", "adamw and sgd are both given", "keep one of the two tables"));
+    let given: Vec<&str> = ["adamw", "adam", "sgd"].into_iter().filter(|k| t.get(k).is_some()).collect();
+    let kind = match given[..] {
+        ["adam"] => {
+            let (betas, eps, weight_decay, moments) = adam(&t.table("adam")?, 0.0)?;
+            OptimKind::Adam { betas, eps, weight_decay, moments }
         }
-        (None, Some(sgd)) => OptimKind::Sgd { weight_decay: decay(&sgd)?.unwrap_or(0.0) },
-        (adamw, None) => adamw_kind(&adamw.unwrap_or(t.table("adamw")?))?,
+        ["sgd"] => OptimKind::Sgd { weight_decay: decay(&t.table("sgd")?)?.unwrap_or(0.0) },
+        [one, other, ..] => {
+            let problem = format!("{one} and {other} are both given");
+            return Err(t.error(other, problem, "keep one of the two tables"));
+        }
+        _ => {
+            let (betas, eps, weight_decay, moments) = adam(&t.table("adamw")?, 0.1)?;
+            OptimKind::AdamW { betas, eps, weight_decay, moments }
+        }
     };
     let none = matches!(t.get("clip").map(|n| &n.value), Some(Value::Str(s)) if s == "none");
     let clip = match none {
@@ -180,7 +189,8 @@ fn optim(t: &Table) -> Result<OptimConfig> {
     Ok(OptimConfig { kind, clip, groups })
 }
 
-fn adamw_kind(t: &Table) -> Result<OptimKind> {
+/// betas, eps, weight_decay (with its default), moments
+fn adam(t: &Table, usual_decay: f64) -> Result<([f64; 2], f64, f64, Precision)> {
     let moments = t.choice("moments", PRECISIONS)?.unwrap_or(Precision::F32);
     if moments == Precision::Bf16 {
         return Err(t.not_built("moments", "moments = \"bf16\"", "use \"f32\""));
@@ -203,7 +213,7 @@ fn adamw_kind(t: &Table) -> Result<OptimKind> {
         }
     };
     let eps = t.float("eps", "a number > 0 and at most 1", |x| x > 0.0 && x <= 1.0)?.unwrap_or(1e-8);
-    Ok(OptimKind::AdamW { betas, eps, weight_decay: decay(t)?.unwrap_or(0.1), moments })
+    Ok((betas, eps, decay(t)?.unwrap_or(usual_decay), moments))
 }
 
 fn group(t: &Table) -> Result<Group> {

@@ -202,8 +202,23 @@ pub struct OptimConfig {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum OptimKind {
-    AdamW { betas: [f64; 2], eps: f64, weight_decay: f64, moments: Precision },
-    Sgd { weight_decay: f64 },
+    /// Decay is decoupled from the gradient.
+    AdamW {
+        betas: [f64; 2],
+        eps: f64,
+        weight_decay: f64,
+        moments: Precision,
+    },
+    /// Decay is coupled: weight_decay · w is a part of the gradient.
+    Adam {
+        betas: [f64; 2],
+        eps: f64,
+        weight_decay: f64,
+        moments: Precision,
+    },
+    Sgd {
+        weight_decay: f64,
+    },
 }
 
 /// Settings for the parameters whose name matches one of the patterns.

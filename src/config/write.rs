@@ -115,14 +115,17 @@ impl RunConfig {
     fn optim_lines(&self, w: &mut Writer) {
         let o = &self.optim;
         w.table("optim", true);
+        let adam = |betas: [f64; 2], eps: f64, decay: f64, moments| {
+            let moments = word(PRECISIONS, moments);
+            format!("{{ betas = {betas:?}, eps = {eps:?}, weight_decay = {decay:?}, moments = {moments} }}")
+        };
         match o.kind {
-            OptimKind::AdamW { betas, eps, weight_decay, moments } => w.line(
-                "adamw",
-                format!(
-                    "{{ betas = {betas:?}, eps = {eps:?}, weight_decay = {weight_decay:?}, moments = {} }}",
-                    word(PRECISIONS, moments)
-                ),
-            ),
+            OptimKind::AdamW { betas, eps, weight_decay, moments } => {
+                w.line("adamw", adam(betas, eps, weight_decay, moments))
+            }
+            OptimKind::Adam { betas, eps, weight_decay, moments } => {
+                w.line("adam", adam(betas, eps, weight_decay, moments))
+            }
             OptimKind::Sgd { weight_decay } => {
                 w.line("sgd", format!("{{ weight_decay = {weight_decay:?} }}"))
             }

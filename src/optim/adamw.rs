@@ -1,7 +1,10 @@
-//! AdamW (arXiv 1711.05101) and plain SGD, one fused pass over a slice.
+//! AdamW (arXiv 1711.05101), Adam with coupled decay (arXiv 1412.6980, L2) and plain SGD, one fused pass over a slice.
 //!
+//!     g ← g + λw (coupled only)
 //!     m ← β₁m + (1−β₁)g,  v ← β₂v + (1−β₂)g²
-//!     w ← w·(1 − lr·λ) − lr/(1−β₁ᵗ) · m / (√v/√(1−β₂ᵗ) + ε)
+//!     w ← w·(1 − lr·λ) (decoupled only) − lr/(1−β₁ᵗ) · m / (√v/√(1−β₂ᵗ) + ε)
+//!
+//! The gradient is clipped before the coupled decay joins it, as in torch.
 
 use crate::device::{Elem, simd};
 
@@ -21,15 +24,22 @@ pub struct AdamStep {
     pub scale: f32,
 }
 
-/// Updates master weights, and the stored weights if they are others (bf16).
-pub fn adamw<T: Elem<Acc = f32>>(s: AdamStep, g: &[f32], m: &mut [f32], v: &mut [f32], w: Master<T>) {
+/// Updates master weights, and the stored weights if they are others (bf16). Decay is `COUPLED` to the gradient or not.
+pub fn adam<T: Elem<Acc = f32>, const COUPLED: bool>(
+    s: AdamStep,
+    g: &[f32],
+    m: &mut [f32],
+    v: &mut [f32],
+    w: Master<T>,
+) {
     simd(
         #[inline(always)]
         || {
-            let (step, decay) = (s.lr / s.correction1, 1.0 - s.lr * s.weight_decay);
+            let (step, decay) =
+                (s.lr / s.correction1, if COUPLED { 1.0 } else { 1.0 - s.lr * s.weight_decay });
             let inverse = 1.0 / s.correction2;
             let one = |g: f32, m: &mut f32, v: &mut f32, w: &mut f32| {
-                let g = g * s.scale;
+                let g = if COUPLED { s.weight_decay.mul_add(*w, g * s.scale) } else { g * s.scale };
                 *m = s.beta1.mul_add(*m, (1.0 - s.beta1) * g);
                 *v = s.beta2.mul_add(*v, (1.0 - s.beta2) * g * g);
                 *w = *w * decay - step * (*m / v.sqrt().mul_add(inverse, s.eps));

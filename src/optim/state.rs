@@ -1,6 +1,6 @@
 //! The state of an optimizer, always slices: moments of the elements that this rank updates, and its step counter t.
 
-use super::adamw::{AdamStep, Master, adamw, sgd};
+use super::adamw::{AdamStep, Master, adam, sgd};
 use crate::config::{OptimConfig, OptimKind};
 use crate::device::{Category, DType, Device, Shared};
 use crate::params::{Params, Unit};
@@ -39,7 +39,7 @@ struct Span {
 impl Optimizer {
     pub fn new(dev: &Device, config: &OptimConfig, params: &Params) -> Optimizer {
         let moments = match config.kind {
-            OptimKind::AdamW { .. } => params
+            OptimKind::AdamW { .. } | OptimKind::Adam { .. } => params
                 .units
                 .iter()
                 .map(|u| {
@@ -110,7 +110,11 @@ impl Optimizer {
             };
             let g = &grads[range.clone()];
             match (&self.kind, &moments) {
-                (OptimKind::AdamW { betas: [beta1, beta2], eps, .. }, Some([m, v])) => {
+                (
+                    kind @ (OptimKind::AdamW { betas: [beta1, beta2], eps, .. }
+                    | OptimKind::Adam { betas: [beta1, beta2], eps, .. }),
+                    Some([m, v]),
+                ) => {
                     let step = AdamStep {
                         lr,
                         beta1: *beta1 as f32,
@@ -123,7 +127,10 @@ impl Optimizer {
                     };
                     // SAFETY: as above.
                     let (m, v) = unsafe { (m.part(local.clone()), v.part(local)) };
-                    adamw(step, g, m, v, w);
+                    match kind {
+                        OptimKind::Adam { .. } => adam::<T, true>(step, g, m, v, w),
+                        _ => adam::<T, false>(step, g, m, v, w),
+                    }
                 }
                 _ => sgd(lr, *weight_decay as f32, scale, g, w),
             }

@@ -307,7 +307,7 @@ fn checkpoint_bytes(config: &RunConfig) -> u64 {
         Precision::Bf16 => (2, 4),
     };
     let moments = match config.optim.kind {
-        OptimKind::AdamW { .. } => 8,
+        OptimKind::AdamW { .. } | OptimKind::Adam { .. } => 8,
         OptimKind::Sgd { .. } => 0,
     };
     config.model.params() * (weights + master + moments)

@@ -5,7 +5,7 @@ use super::{LEAST, message};
 /// A `--set` over `LEAST`, the problem named in the answer, and the remedy.
 const WRONG_SETS: &[(&str, &str, &str)] = &[
     ("run.seqlen=3", "run.seqlen: unknown key `seqlen`, nearest is `seq_len`", "allowed here: dir, seed"),
-    ("optim.lr=1e-4", "unknown key `lr` here, it belongs in `phase.N.lr`", "adamw, sgd, clip, group"),
+    ("optim.lr=1e-4", "unknown key `lr` here, it belongs in `phase.N.lr`", "adamw, adam, sgd, clip, group"),
     ("modle.dim=3", "nearest is `model`", "schema, eval"),
     ("phase.0.lr.0.knid=const", "nearest is `kind`", "phase.0.lr.0.knid"),
     ("phase.3.tokens=5", "`phase` is a list of 1 and `3` is none of them", "numbered from 0"),
@@ -76,6 +76,9 @@ const WRONG_SETS: &[(&str, &str, &str)] = &[
     ("optim.adamw.eps=0", "0.0 is out of range", "> 0"),
     ("optim.clip=-1", "-1.0 is out of range", "\"none\""),
     ("optim.group=[{ weight_decay = 0.0 }]", "optim.group.0.match", "add `match"),
+    ("optim.adam={ decay = 1 }", "unknown key `decay`", "weight_decay"),
+    ("optim={ adam = {}, adamw = {} }", "adamw and adam are both given", "keep one"),
+    ("optim={ adam = {}, sgd = {} }", "adam and sgd are both given", "keep one"),
     ("optim.group=[{ match = [\"a\"] }]", "changes nothing", "lr_scale"),
     ("checkpoint.every=500", "this is the integer 500", "\"500 steps\""),
     ("checkpoint.every=0 steps", "\"0 steps\" is not a cadence", "\"20 min\""),

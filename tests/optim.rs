@@ -1,0 +1,70 @@
+//! Updates of a single parameter: Adam and AdamW as torch makes them.
+
+use espalier::config::{OptimConfig, OptimKind, Precision};
+use espalier::device::{DType, Device};
+use espalier::optim::{Hyper, Optimizer};
+use espalier::params::{Declare, Dp, Init, ParamSpec, Params, Shard};
+use serde_json::Value;
+
+/// One parameter of `n` values, f32 or bf16 with an f32 master.
+fn params(dev: &Device, dtype: DType, start: &[f32]) -> Params {
+    let mut u = Declare::new(0, 1);
+    u.one(ParamSpec::vector("w", start.len(), Shard::Replicated, Init::Zeros));
+    let mut unit = u.unit("unit", dev, dtype, Dp::SOLO);
+    match dtype {
+        DType::Bf16 => unit.master.data_mut::<f32>()[..start.len()].copy_from_slice(start),
+        _ => unit.weights.data_mut::<f32>()[..start.len()].copy_from_slice(start),
+    }
+    Params { units: vec![unit] }
+}
+
+/// The values that the optimizer updates.
+fn values(params: &Params, n: usize) -> &[f32] {
+    let unit = &params.units[0];
+    if unit.master.exists() { &unit.master.data::<f32>()[..n] } else { &unit.weights.data::<f32>()[..n] }
+}
+
+/// What `tools/oracle/optimizers.py` wrote.
+fn golden() -> Value {
+    serde_json::from_str(include_str!("golden/adam.json")).expect("JSON")
+}
+
+fn numbers(golden: &Value, key: &str) -> Vec<f64> {
+    golden[key].as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number")).collect()
+}
+
+#[test]
+fn twenty_clipped_updates_with_coupled_and_decoupled_decay_are_those_of_torch() {
+    let (dev, golden) = (Device::cpu(1), golden());
+    let [start, gradients, rates] = ["start", "gradients", "rates"].map(|key| numbers(&golden, key));
+    let (n, most) = (start.len(), golden["clip"].as_f64().expect("a number"));
+    let (betas, eps, weight_decay, moments) = ([0.9, 0.95], 1e-8, 0.1, Precision::F32);
+    let adam = OptimKind::Adam { betas, eps, weight_decay, moments };
+    let adamw = OptimKind::AdamW { betas, eps, weight_decay, moments };
+    let mut clipped = 0;
+    for (kind, name, dtype) in
+        [(adam, "adam", DType::F32), (adamw, "adamw", DType::F32), (adam, "adam", DType::Bf16)]
+    {
+        let want = numbers(&golden, name);
+        let start: Vec<f32> = start.iter().map(|w| *w as f32).collect();
+        let mut params = params(&dev, dtype, &start);
+        let config = OptimConfig { kind, clip: None, groups: vec![] };
+        let mut optim = Optimizer::new(&dev, &config, &params);
+        for (i, (g, lr)) in gradients.chunks(n).zip(&rates).enumerate() {
+            let norm = g.iter().map(|g| g * g).sum::<f64>().sqrt();
+            let grad_scale = (most / (norm + 1e-6)).min(1.0);
+            clipped += usize::from(grad_scale < 1.0);
+            let own = &mut params.units[0].grads.data_mut::<f32>()[..n];
+            own.iter_mut().zip(g).for_each(|(own, g)| *own = *g as f32);
+            optim.update(&dev, &mut params, Hyper { lr: *lr, grad_scale });
+            for (got, want) in values(&params, n).iter().zip(&want[i * n..]) {
+                let gap = (f64::from(*got) - want).abs();
+                assert!(gap <= 1e-6, "{name} after update {i}: {got} is not {want}");
+            }
+        }
+    }
+    assert!((20..60).contains(&clipped), "{clipped} of 60 gradients were clipped");
+    let last = |name: &str| numbers(&golden, name)[19 * n..].to_vec();
+    let apart = last("adam").iter().zip(last("adamw")).fold(0.0, |m: f64, (a, b)| m.max((a - b).abs()));
+    assert!(apart > 0.1, "the two differ by {apart} at most: this test could not tell them");
+}
