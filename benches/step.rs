@@ -178,7 +178,7 @@ fn main() {
     let no_decay =
         Group { patterns: vec!["*.bias".into(), "*norm*".into()], weight_decay: Some(0.0), lr_scale: None };
     let kind = OptimKind::AdamW { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1, moments: Precision::F32 };
-    let optim = OptimConfig { kind, clip: None, groups: vec![no_decay] };
+    let optim = OptimConfig { kind, clip: None, groups: vec![no_decay], ema: None };
     let began = Instant::now();
     let plan = Plan { model: &c, optim: &optim, dtype, recompute, zero: 0, seq_len };
     let mut r = Replica::new(Device::cpu(threads), Mesh::solo(), &plan);

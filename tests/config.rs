@@ -91,7 +91,7 @@ fn message(text: &str, set: &[&str]) -> String {
 #[test]
 fn the_full_example_resolves_to_what_it_says() {
     let c = parse(FULL, &[]).unwrap();
-    assert_eq!(c.run.init, Init::Checkpoint { path: "runs/small".into(), step: None });
+    assert_eq!(c.run.init, Init::Checkpoint { path: "runs/small".into(), step: None, ema: false });
     assert_eq!((c.run.dtype, c.run.device), (Precision::Bf16, DeviceChoice::Auto));
     assert_eq!(c.checkpoint.keep_every, Some(Every::Steps(5000)));
     assert_eq!(c.eval.as_ref().unwrap().on, [EvalTarget { corpus: "web".into(), heldout: true }]);
@@ -123,6 +123,17 @@ fn the_least_file_gets_the_documented_defaults() {
     assert_eq!(c.eval, None);
     assert_eq!(c.optim.for_name("blocks.0.attn.q.bias"), (0.0, 1.0));
     assert_eq!((c.model.logit_softcap, c.run.z_loss, c.phases[0].z_loss), (None, 0.0, 0.0));
+}
+
+#[test]
+fn averaged_weights_are_asked_for_where_they_are_used() {
+    let set =
+        ["optim.ema={ decay = 0.99 }", "eval={ on = [\"web\"], weights = \"ema\" }", "run.init=ema:runs/a@7"];
+    let c = parse(LEAST, &set).unwrap();
+    assert_eq!(c.optim.ema, Some(0.99));
+    assert!(c.phases[0].eval.as_ref().is_some_and(|e| e.weights == EvalWeights::Ema));
+    assert_eq!(c.run.init, Init::Checkpoint { path: "runs/a".into(), step: Some(7), ema: true });
+    assert_eq!(parse(&c.resolved_toml(), &[]).unwrap(), c);
 }
 
 #[test]
@@ -240,6 +251,7 @@ fn the_hash_sees_what_determines_results_and_nothing_else() {
         "optim.clip=none",
         "optim.adamw.eps=1e-6",
         "optim.adam={ weight_decay = 0.1 }",
+        "optim.ema={ decay = 0.99 }",
         "optim.group=[]",
         "phase.0.steps=101",
         "phase.0.lr.0.to=2e-3",

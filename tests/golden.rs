@@ -67,7 +67,7 @@ fn weight_sum(b: &MicroBatch) -> f64 {
 fn optim(kind: OptimKind) -> OptimConfig {
     let none =
         Group { patterns: vec!["*.bias".into(), "*norm*".into()], weight_decay: Some(0.0), lr_scale: None };
-    OptimConfig { kind, clip: None, groups: vec![none] }
+    OptimConfig { kind, clip: None, groups: vec![none], ema: None }
 }
 
 fn adamw() -> OptimKind {

@@ -1,4 +1,4 @@
-//! Updates of a single parameter: Adam and AdamW as torch makes them.
+//! Updates of a single parameter: Adam and AdamW as torch makes them, and the moving average.
 
 use espalier::config::{OptimConfig, OptimKind, Precision};
 use espalier::device::{DType, Device};
@@ -48,7 +48,7 @@ fn twenty_clipped_updates_with_coupled_and_decoupled_decay_are_those_of_torch() 
         let want = numbers(&golden, name);
         let start: Vec<f32> = start.iter().map(|w| *w as f32).collect();
         let mut params = params(&dev, dtype, &start);
-        let config = OptimConfig { kind, clip: None, groups: vec![] };
+        let config = OptimConfig { kind, clip: None, groups: vec![], ema: None };
         let mut optim = Optimizer::new(&dev, &config, &params);
         for (i, (g, lr)) in gradients.chunks(n).zip(&rates).enumerate() {
             let norm = g.iter().map(|g| g * g).sum::<f64>().sqrt();
@@ -56,7 +56,7 @@ fn twenty_clipped_updates_with_coupled_and_decoupled_decay_are_those_of_torch() 
             clipped += usize::from(grad_scale < 1.0);
             let own = &mut params.units[0].grads.data_mut::<f32>()[..n];
             own.iter_mut().zip(g).for_each(|(own, g)| *own = *g as f32);
-            optim.update(&dev, &mut params, Hyper { lr: *lr, grad_scale });
+            optim.update(&dev, &mut params, Hyper { lr: *lr, grad_scale, update: i as u64 });
             for (got, want) in values(&params, n).iter().zip(&want[i * n..]) {
                 let gap = (f64::from(*got) - want).abs();
                 assert!(gap <= 1e-6, "{name} after update {i}: {got} is not {want}");
@@ -67,4 +67,47 @@ fn twenty_clipped_updates_with_coupled_and_decoupled_decay_are_those_of_torch() 
     let last = |name: &str| numbers(&golden, name)[19 * n..].to_vec();
     let apart = last("adam").iter().zip(last("adamw")).fold(0.0, |m: f64, (a, b)| m.max((a - b).abs()));
     assert!(apart > 0.1, "the two differ by {apart} at most: this test could not tell them");
+}
+
+#[test]
+fn the_average_is_the_mean_of_all_weights_at_first_and_then_exponential() {
+    let (dev, n) = (Device::cpu(2), 40_000);
+    let start: Vec<f32> = (0..n).map(|i| (i as f32).sin()).collect();
+    for dtype in [DType::F32, DType::Bf16] {
+        let mut params = params(&dev, dtype, &start);
+        let kind = OptimKind::Sgd { weight_decay: 0.0 };
+        let config = OptimConfig { kind, clip: None, groups: vec![], ema: Some(0.875) };
+        let mut optim = Optimizer::new(&dev, &config, &params);
+        let (mut seen, mut want) = (vec![], vec![0.0f64; n]);
+        for t in 0..30u64 {
+            let own = &mut params.units[0].grads.data_mut::<f32>()[..n];
+            own.iter_mut().enumerate().for_each(|(i, g)| *g = ((i as u64 * 7 + t * t) as f32).cos());
+            optim.update(&dev, &mut params, Hyper { lr: 0.1, grad_scale: 1.0, update: t });
+            let w: Vec<f64> = values(&params, n).iter().map(|w| f64::from(*w)).collect();
+            seen.push(w.clone());
+            for (i, (a, w)) in want.iter_mut().zip(&w).enumerate() {
+                // Eight updates are 1 / (1 - 0.875).
+                *a = match t {
+                    0..8 => seen.iter().map(|w| w[i]).sum::<f64>() / (t + 1) as f64,
+                    _ => 0.875 * *a + 0.125 * w,
+                };
+            }
+            let average = optim.ema.as_ref().expect("one is kept").average[0].data::<f32>();
+            for (i, (got, want)) in average.iter().zip(&want).enumerate() {
+                let gap = (f64::from(*got) - want).abs();
+                assert!(gap <= 1e-6, "value {i} after update {t}: {got} is not {want}");
+            }
+            assert!(average[n..].iter().all(|x| *x == 0.0), "padding stays 0");
+            let before = values(&params, n).to_vec();
+            let ema = optim.ema.as_mut().expect("one is kept");
+            ema.show(&dev, &mut params);
+            let shown = params.units[0].weights.to_f64();
+            let bound = if dtype == DType::Bf16 { 1.0 / 256.0 } else { 1e-6 };
+            for (shown, want) in shown.iter().zip(&want) {
+                assert!((shown - want).abs() <= bound * want.abs() + 1e-6, "{shown} is not {want}");
+            }
+            ema.hide(&dev, &mut params);
+            assert!(values(&params, n) == before, "the trained weights are back");
+        }
+    }
 }

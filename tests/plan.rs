@@ -114,7 +114,7 @@ fn the_meta_arena_foretells_the_cpu_arena_of_a_llama_with_accumulation_and_cheap
 fn the_meta_arena_foretells_the_cpu_arena_of_bf16_with_full_recompute_on_two_tensor_parallel_ranks() {
     let c = config(
         "preset = \"llama-tiny\"\nlayers = 3\nvocab = 300\nmlp_bias = true\nhead_bias = true\ntied = true\nlogit_softcap = 5.0",
-        "dtype = \"bf16\"\nz_loss = 1e-3\n[parallel]\ntp = 2\nmicro_batch = 4\nrecompute = \"full\"",
+        "dtype = \"bf16\"\nz_loss = 1e-3\n[parallel]\ntp = 2\nmicro_batch = 4\nrecompute = \"full\"\n[optim]\nema = { decay = 0.99 }",
     );
     check("bf16 full tp 2", &c, 2);
     check("bf16 full tp 2 dp 2", &c, 4);
@@ -310,7 +310,7 @@ fn a_dry_run_takes_every_evaluation_that_training_takes() {
         output(&args);
         let rows = std::fs::read_to_string(dir.path().join("run/metrics.jsonl")).expect("metrics");
         let rows = rows.lines().map(|l| serde_json::from_str::<Value>(l).expect("a row"));
-        let last = rows.filter(|row| row["kind"] == "eval").last().expect("an evaluation");
+        let last = rows.filter(|row| row["kind"] == "eval").next_back().expect("an evaluation");
         assert_eq!((&last["corpus"], &last["tokens"]), (&Value::from(on), &Value::from(tokens)));
         std::fs::remove_dir_all(dir.path().join("run")).expect("removed");
     }

@@ -131,7 +131,8 @@ impl Site {
     }
 
     fn replica(&self, dtype: DType) -> Replica {
-        let optim = OptimConfig { kind: OptimKind::Sgd { weight_decay: 0.0 }, clip: None, groups: vec![] };
+        let optim =
+            OptimConfig { kind: OptimKind::Sgd { weight_decay: 0.0 }, clip: None, groups: vec![], ema: None };
         let plan = Plan {
             model: &self.checkpoint.manifest().meta.model,
             optim: &optim,

@@ -36,10 +36,10 @@ struct Part {
 }
 
 impl Index {
-    /// Weights must be complete; master, m and v complete or absent.
+    /// Weights must be complete; master, m, v and ema complete or absent.
     pub fn new(dir: &Path, files: &[StoredFile], specs: &[ParamSpec]) -> Result<Index> {
         let mut layouts: HashMap<(Kind, String), Layout> = HashMap::new();
-        let mut present = [true, false, false, false];
+        let mut present = Kind::ALL.map(|kind| kind == Kind::Weight);
         for (file, stored) in files.iter().enumerate() {
             for s in &stored.pieces {
                 let p = &s.piece;

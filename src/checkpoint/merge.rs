@@ -22,7 +22,7 @@ pub fn merge(from: &Checkpoint, to: &Path, optimizer: bool) -> Result<Saved> {
     let old = from.manifest();
     std::fs::create_dir(to).map_err(Error::io(to, "create"))?;
     let mut files = vec![];
-    let groups = [("weights", &[Kind::Weight][..]), ("optim", &[Kind::Master, Kind::M, Kind::V])];
+    let groups = [("weights", &[Kind::Weight][..]), ("optim", &[Kind::Master, Kind::M, Kind::V, Kind::Ema])];
     for (name, kinds) in groups.into_iter().take(if optimizer { 2 } else { 1 }) {
         files.extend(write(from, &to.join(format!("{name}-r00000.safetensors")), kinds)?);
     }

@@ -1,5 +1,5 @@
 //! Checkpoints: RUN/ckpt/step-00000500 with `weights-r00000.safetensors` (one per tp rank), `optim-r00000.safetensors`
-//! (master, m, v; one per rank that keeps some), texts such as `run.toml`, and, last, `manifest.json`.
+//! (master, m, v, ema; one per rank that keeps some), texts such as `run.toml`, and, last, `manifest.json`.
 //!
 //! - A directory is a checkpoint when its manifest is there; the manifest has the size and checksum of every file, and
 //!   its own. Values are checked before they are used, so a checkpoint is read as it was written or not at all.

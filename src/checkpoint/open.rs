@@ -25,6 +25,8 @@ pub enum Values {
     Stored,
     /// In f32: the masters where there are some, else the weights.
     Master,
+    /// In f32: the moving average.
+    Ema,
 }
 
 /// A finished checkpoint, its manifest and headers checked. Values are compared with their file's checksum before
@@ -63,6 +65,19 @@ impl Checkpoint {
     /// Whether optimizer state can be loaded.
     pub fn has_moments(&self) -> bool {
         self.manifest.params.first().is_some_and(|p| self.index.get(Kind::M, &p.name).is_some())
+    }
+
+    /// That the checkpoint has these values: not every run keeps an average.
+    pub fn check_values(&self, values: Values) -> Result<()> {
+        let has = |p: &ParamSpec| self.index.get(Kind::Ema, &p.name).is_some();
+        match values == Values::Ema && !self.manifest.params.first().is_some_and(has) {
+            true => Err(Error::checkpoint(
+                &self.path,
+                "it has no average of the weights",
+                "take its trained weights; a run keeps an average with optim.ema = { decay = 0.999 }",
+            )),
+            false => Ok(()),
+        }
     }
 
     /// Compares all files with their checksums; the error names the first bad one.
@@ -141,7 +156,7 @@ impl Checkpoint {
         params.fill(dev, &self.weights(values))
     }
 
-    /// Moments, masters and t of this rank, whatever the topology that wrote them. f32 weights serve as masters of a
+    /// Moments, masters, average and t of this rank, whatever the topology that wrote them. f32 weights serve as masters of a
     /// bf16 model. An optimizer without moments reads none.
     pub fn load_optimizer(&self, params: &mut Params, optim: &mut Optimizer) -> Result<()> {
         self.matches(params)?;
@@ -149,6 +164,9 @@ impl Checkpoint {
             if let Some([m, v]) = optim.moments.get_mut(i) {
                 self.read_slice(Kind::M, &unit.params, &unit.slice, m)?;
                 self.read_slice(Kind::V, &unit.params, &unit.slice, v)?;
+            }
+            if let Some(ema) = &mut optim.ema {
+                self.read_slice(Kind::Ema, &unit.params, &unit.slice, &mut ema.average[i])?;
             }
             if unit.master.exists() {
                 self.read_slice(Kind::Master, &unit.params, &unit.slice, &mut unit.master)?;
@@ -222,14 +240,11 @@ impl TensorSource for Weights<'_> {
     fn read(&self, spec: &ParamSpec, b: LocalBox, out: &mut [f32]) -> Result<()> {
         let c = self.checkpoint;
         c.known(spec)?;
-        let master = match self.values {
-            Values::Master => c.index.get(Kind::Master, &spec.name),
-            Values::Stored => None,
-        };
         let area = Area::from(b);
-        let layout = match master {
-            Some(layout) => layout,
-            None => c.layout(Kind::Weight, &spec.name)?,
+        let layout = match (self.values, c.index.get(Kind::Master, &spec.name)) {
+            (Values::Ema, _) => c.layout(Kind::Ema, &spec.name)?,
+            (Values::Master, Some(master)) => master,
+            (Values::Master | Values::Stored, _) => c.layout(Kind::Weight, &spec.name)?,
         };
         layout.read(&c.files, area, 0..area.len(), out)
     }

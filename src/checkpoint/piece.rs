@@ -22,23 +22,26 @@ pub enum Kind {
     M,
     /// Second moment.
     V,
+    /// Moving average of the weights, f32.
+    Ema,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 4] = [Kind::Weight, Kind::Master, Kind::M, Kind::V];
+    pub const ALL: [Kind; 5] = [Kind::Weight, Kind::Master, Kind::M, Kind::V, Kind::Ema];
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Weight => "weight",
             Kind::Master => "master",
             Kind::M => "m",
             Kind::V => "v",
+            Kind::Ema => "ema",
         }
     }
     /// The entry of a safetensors file that holds all of the tensor.
     pub fn entry(self, tensor: &str) -> String {
         match self {
             Kind::Weight => tensor.to_string(),
-            Kind::Master | Kind::M | Kind::V => format!("{}/{tensor}", self.name()),
+            Kind::Master | Kind::M | Kind::V | Kind::Ema => format!("{}/{tensor}", self.name()),
         }
     }
 }

@@ -74,12 +74,13 @@ impl SaveState<'_> {
     /// The state this rank updates; what all dp ranks update (ZeRO 0), the first writes.
     pub(super) fn optimizer(&self) -> Vec<Outgoing<'_>> {
         let mut out = vec![];
-        for kind in [Kind::Master, Kind::M, Kind::V] {
+        for kind in [Kind::Master, Kind::M, Kind::V, Kind::Ema] {
             for (i, u) in self.params.units.iter().enumerate() {
                 let moments = self.optim.and_then(|o| o.moments.get(i));
                 let buffer = match kind {
                     Kind::M => moments.map(|m| &m[0]),
                     Kind::V => moments.map(|m| &m[1]),
+                    Kind::Ema => self.optim.and_then(|o| o.ema.as_ref()).map(|e| &e.average[i]),
                     _ => u.master.exists().then_some(&u.master),
                 };
                 let Some(buffer) = buffer else { continue };

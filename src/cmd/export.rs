@@ -22,6 +22,9 @@ pub struct ExportArgs {
     /// f32 or bf16
     #[arg(long, default_value = "f32")]
     pub dtype: String,
+    /// The moving average of the weights (optim.ema) instead of the trained ones
+    #[arg(long)]
+    pub ema: bool,
     /// Bytes of tensors in one file, such as 5GB or 500MB
     #[arg(long, default_value = "5GB")]
     pub max_shard: String,
@@ -31,7 +34,9 @@ impl ExportArgs {
     pub fn run(self) -> Result<()> {
         let checkpoint = super::open_checkpoint(&self.from)?;
         let model = &checkpoint.manifest().meta.model;
-        let family = export(&self, model, &checkpoint.weights(Values::Master), None)?;
+        let values = if self.ema { Values::Ema } else { Values::Master };
+        checkpoint.check_values(values)?;
+        let family = export(&self, model, &checkpoint.weights(values), None)?;
         println!("{}: {family}, {} parameters", self.out.display(), model.params());
         Ok(())
     }
@@ -96,6 +101,7 @@ mod tests {
             out: dir.path().join("a/b"),
             family: None,
             dtype: "bf16".into(),
+            ema: false,
             max_shard: "5GB".into(),
         };
         let bad = [

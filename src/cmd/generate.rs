@@ -51,7 +51,8 @@ impl Generate {
         }
         let context = self.context.unwrap_or(meta.model.max_positions).clamp(1, meta.model.max_positions);
         let threads = self.threads.or(std::thread::available_parallelism().ok().map(|n| n.get()));
-        let optim = OptimConfig { kind: OptimKind::Sgd { weight_decay: 0.0 }, clip: None, groups: vec![] };
+        let optim =
+            OptimConfig { kind: OptimKind::Sgd { weight_decay: 0.0 }, clip: None, groups: vec![], ema: None };
         let plan = Plan {
             model: &meta.model,
             optim: &optim,

@@ -6,7 +6,7 @@ use crate::{Error, Result};
 /// Tables by path; `*` stands for a corpus name or the number of a list entry.
 const TABLES: &[(&str, &[&str])] = &[
     ("", &["schema", "eval", "checkpoint", "run", "model", "data", "parallel", "optim", "phase"]),
-    ("eval", &["on", "every", "tokens"]),
+    ("eval", &["on", "every", "tokens", "weights"]),
     ("checkpoint", &["every", "keep_last", "keep_every"]),
     ("run", &["dir", "seed", "device", "dtype", "init", "seq_len", "global_batch", "attention", "z_loss"]),
     (
@@ -61,10 +61,11 @@ const TABLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("parallel", &["tp", "zero", "shard", "sequence_parallel", "micro_batch", "accumulate", "recompute"]),
-    ("optim", &["adamw", "adam", "sgd", "clip", "group"]),
+    ("optim", &["adamw", "adam", "sgd", "clip", "group", "ema"]),
     ("optim.adamw", &["betas", "eps", "weight_decay", "moments"]),
     ("optim.adam", &["betas", "eps", "weight_decay", "moments"]),
     ("optim.sgd", &["weight_decay"]),
+    ("optim.ema", &["decay"]),
     ("optim.group.*", &["match", "weight_decay", "lr_scale"]),
     (
         "phase.*",
@@ -84,7 +85,7 @@ const TABLES: &[(&str, &[&str])] = &[
             "eval",
         ],
     ),
-    ("phase.*.eval", &["on", "every", "tokens"]),
+    ("phase.*.eval", &["on", "every", "tokens", "weights"]),
     ("phase.*.lr.*", &["kind", "from", "to", "frac", "steps"]),
 ];
 

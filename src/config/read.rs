@@ -14,6 +14,8 @@ pub(super) const TOKENS: std::ops::RangeInclusive<u64> = 1..=1 << 62;
 
 pub(super) const ATTENTION: &[(&str, Attention)] =
     &[("document", Attention::Document), ("full", Attention::Full)];
+pub(super) const EVAL_WEIGHTS: &[(&str, EvalWeights)] =
+    &[("trained", EvalWeights::Trained), ("ema", EvalWeights::Ema)];
 pub(super) const DEVICES: &[(&str, DeviceChoice)] =
     &[("auto", DeviceChoice::Auto), ("cpu", DeviceChoice::Cpu), ("cuda", DeviceChoice::Cuda)];
 pub(super) const PRECISIONS: &[(&str, Precision)] = &[("f32", Precision::F32), ("bf16", Precision::Bf16)];
@@ -48,7 +50,7 @@ pub(super) fn config(doc: &Doc) -> Result<RunConfig> {
     let data = read_data::data(&root.table("data")?)?;
     let optim = optim(&root.table("optim")?)?;
     let eval = match root.opt_table("eval")? {
-        Some(t) => Some(eval(&t, &data)?),
+        Some(t) => Some(eval(&t, &data, &optim)?),
         None => None,
     };
     let phases = read_phase::phases(&phase_tables, &run, &model, &data, &optim, &eval)?;
@@ -98,21 +100,23 @@ pub(super) fn z_loss(t: &Table) -> Result<Option<f64>> {
 }
 
 fn init(t: &Table) -> Result<Init> {
-    let wants = "\"random\", \"ckpt:PATH\", \"ckpt:PATH@STEP\" or \"hf:DIR\"";
+    let wants =
+        "\"random\", \"ckpt:PATH\", \"ckpt:PATH@STEP\", \"ema:PATH\", \"ema:PATH@STEP\" or \"hf:DIR\"";
     let Some(s) = t.str("init", wants)? else { return Ok(Init::Random) };
     let refuse = || t.error("init", format!("unknown value {s:?}"), format!("give {wants}"));
     match s.split_once(':') {
         None if s == "random" => Ok(Init::Random),
         Some(("hf", dir)) if !dir.is_empty() => Ok(Init::HuggingFace(dir.into())),
-        Some(("ckpt", path)) if !path.is_empty() => {
+        Some((kind @ ("ckpt" | "ema"), path)) if !path.is_empty() => {
+            let ema = kind == "ema";
             let step = path.rsplit_once('@').filter(|(_, n)| n.bytes().all(|b| b.is_ascii_digit()));
             Ok(match step {
                 Some(("", _)) => return Err(refuse()),
                 Some((path, n)) => {
                     let step = n.parse().map_err(|_| refuse())?;
-                    Init::Checkpoint { path: path.into(), step: Some(step) }
+                    Init::Checkpoint { path: path.into(), step: Some(step), ema }
                 }
-                None => Init::Checkpoint { path: path.into(), step: None },
+                None => Init::Checkpoint { path: path.into(), step: None, ema },
             })
         }
         _ => Err(refuse()),
@@ -186,7 +190,17 @@ fn optim(t: &Table) -> Result<OptimConfig> {
             lr_scale: None,
         }],
     };
-    Ok(OptimConfig { kind, clip, groups })
+    Ok(OptimConfig { kind, clip, groups, ema: ema(t)? })
+}
+
+/// `ema = { decay = 0.999 }`, or "none".
+fn ema(t: &Table) -> Result<Option<f64>> {
+    if matches!(t.get("ema").map(|n| &n.value), Some(Value::Str(s)) if s == "none") {
+        return Ok(None);
+    }
+    let Some(t) = t.opt_table("ema")? else { return Ok(None) };
+    let decay = t.float("decay", "a number > 0 and < 1, such as 0.999", |x| x > 0.0 && x < 1.0)?;
+    decay.map(Some).ok_or_else(|| t.missing("decay", "decay = 0.999"))
 }
 
 /// betas, eps, weight_decay (with its default), moments
@@ -242,7 +256,7 @@ fn checkpoint(t: &Table) -> Result<CheckpointConfig> {
     })
 }
 
-pub(super) fn eval(t: &Table, data: &[(String, DataConfig)]) -> Result<EvalConfig> {
+pub(super) fn eval(t: &Table, data: &[(String, DataConfig)], optim: &OptimConfig) -> Result<EvalConfig> {
     let wants = "corpora as in [\"web:heldout\"]";
     let targets = t.strs("on", wants)?.unwrap_or_default();
     if targets.is_empty() {
@@ -267,8 +281,17 @@ pub(super) fn eval(t: &Table, data: &[(String, DataConfig)]) -> Result<EvalConfi
         }
         on.push(EvalTarget { corpus: name.into(), heldout });
     }
+    let weights = t.choice("weights", EVAL_WEIGHTS)?.unwrap_or(EvalWeights::Trained);
+    if weights == EvalWeights::Ema && optim.ema.is_none() {
+        return Err(t.error(
+            "weights",
+            "no average of the weights is kept",
+            "set optim.ema = { decay = 0.999 }",
+        ));
+    }
     Ok(EvalConfig {
         on,
+        weights,
         every: every(t, "every")?.unwrap_or(Every::Steps(500)),
         tokens: t.int("tokens", TOKENS)?.unwrap_or(1_000_000),
     })

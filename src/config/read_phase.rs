@@ -67,7 +67,7 @@ pub(super) fn phases(
             global_batch,
             attention: t.choice("attention", ATTENTION)?.unwrap_or(run.attention),
             z_loss: z_loss(t)?.unwrap_or(run.z_loss),
-            eval: phase_eval(t, data, default_eval)?,
+            eval: phase_eval(t, data, optim, default_eval)?,
         };
         if phase.optimizer == OptimState::KeepV && matches!(optim.kind, OptimKind::Sgd { .. }) {
             return Err(t.error(
@@ -144,12 +144,13 @@ fn mix(t: &Table, data: &[(String, DataConfig)]) -> Result<Vec<(String, f64)>> {
 fn phase_eval(
     t: &Table,
     data: &[(String, DataConfig)],
+    optim: &OptimConfig,
     default: &Option<EvalConfig>,
 ) -> Result<Option<EvalConfig>> {
     match t.get("eval") {
         None => Ok(default.clone()),
         Some(Node { value: Value::Str(s), .. }) if s == "none" => Ok(None),
-        Some(_) => Ok(Some(eval(&t.table("eval")?, data)?)),
+        Some(_) => Ok(Some(eval(&t.table("eval")?, data, optim)?)),
     }
 }
 

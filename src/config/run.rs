@@ -36,6 +36,15 @@ pub struct EvalConfig {
     pub every: Every,
     /// Tokens scored per target.
     pub tokens: u64,
+    pub weights: EvalWeights,
+}
+
+/// Which weights an evaluation computes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EvalWeights {
+    Trained,
+    /// The moving average of `optim.ema`.
+    Ema,
 }
 
 /// "web:heldout" is the held-out part of corpus web, "web" all of it.
@@ -89,6 +98,8 @@ pub enum Init {
     Checkpoint {
         path: PathBuf,
         step: Option<u64>,
+        /// Its averaged weights instead of the trained ones.
+        ema: bool,
     },
     /// A Hugging Face directory.
     HuggingFace(PathBuf),
@@ -198,6 +209,8 @@ pub struct OptimConfig {
     /// Largest global gradient norm; `None` = no clipping.
     pub clip: Option<f64>,
     pub groups: Vec<Group>,
+    /// Decay of the moving average of the weights; `None` = no average is kept.
+    pub ema: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,7 +1,7 @@
 //! From a `RunConfig` back to a run file with every key, and to the hash of what determines results.
 
 use super::model::{ModelConfig, Positions};
-use super::read::{ACCUMULATE, ATTENTION, DEVICES, PRECISIONS, RECOMPUTE};
+use super::read::{ACCUMULATE, ATTENTION, DEVICES, EVAL_WEIGHTS, PRECISIONS, RECOMPUTE};
 use super::read_data::{IOS, ORDERS, PACKINGS};
 use super::read_model::{ACTIVATIONS, HEADS, NORM_PLACES, NORMS};
 use super::read_phase::{CURSOR, KINDS, OPTIMIZER, SCHEDULE};
@@ -82,8 +82,10 @@ impl RunConfig {
         w.line("dtype", word(PRECISIONS, r.dtype));
         let init = match &r.init {
             Init::Random => "random".into(),
-            Init::Checkpoint { path, step: None } => format!("ckpt:{}", path.display()),
-            Init::Checkpoint { path, step: Some(n) } => format!("ckpt:{}@{n}", path.display()),
+            Init::Checkpoint { path, step, ema } => {
+                let step = step.map_or(String::new(), |n| format!("@{n}"));
+                format!("{}:{}{step}", if *ema { "ema" } else { "ckpt" }, path.display())
+            }
             Init::HuggingFace(dir) => format!("hf:{}", dir.display()),
         };
         w.line("init", string(&init));
@@ -137,6 +139,7 @@ impl RunConfig {
             let scale = g.lr_scale.map_or(String::new(), |x| format!(", lr_scale = {x:?}"));
             format!("{{ match = [{}]{decay}{scale} }}", patterns.join(", "))
         });
+        w.line("ema", o.ema.map_or("\"none\"".into(), |d| format!("{{ decay = {d:?} }}")));
         w.line("group", format!("[{}]", groups.collect::<Vec<_>>().join(", ")));
     }
 
@@ -301,7 +304,8 @@ fn every(e: &Every) -> String {
 fn eval(e: &EvalConfig) -> String {
     let target = |t: &EvalTarget| format!("\"{}{}\"", t.corpus, if t.heldout { ":heldout" } else { "" });
     let on: Vec<String> = e.on.iter().map(target).collect();
-    format!("{{ on = [{}], every = {}, tokens = {} }}", on.join(", "), every(&e.every), e.tokens)
+    let (every, weights) = (every(&e.every), word(EVAL_WEIGHTS, e.weights));
+    format!("{{ on = [{}], every = {every}, tokens = {}, weights = {weights} }}", on.join(", "), e.tokens)
 }
 
 fn segment(s: &Segment) -> String {

@@ -1,6 +1,7 @@
 //! Optimizers over the slices of units, and the gradient norm.
 
 pub mod adamw;
+pub mod ema;
 pub mod norm;
 pub mod state;
 

@@ -1,6 +1,7 @@
 //! The state of an optimizer, always slices: moments of the elements that this rank updates, and its step counter t.
 
 use super::adamw::{AdamStep, Master, adam, sgd};
+use super::ema::Ema;
 use crate::config::{OptimConfig, OptimKind};
 use crate::device::{Category, DType, Device, Shared};
 use crate::params::{Params, Unit};
@@ -17,6 +18,8 @@ pub struct Hyper {
     pub lr: f64,
     /// Of every gradient: below 1 when the norm is clipped.
     pub grad_scale: f64,
+    /// Updates that the run made before.
+    pub update: u64,
 }
 
 pub struct Optimizer {
@@ -25,6 +28,7 @@ pub struct Optimizer {
     pub t: u64,
     /// First and second moments (1, slice) of each unit; empty for SGD.
     pub moments: Vec<[Tensor; 2]>,
+    pub ema: Option<Ema>,
     /// For each unit: ranges with their decay and learning-rate factor, cut to tasks.
     ranges: Vec<Vec<Span>>,
 }
@@ -49,7 +53,8 @@ impl Optimizer {
             OptimKind::Sgd { .. } => vec![],
         };
         let ranges = params.units.iter().map(|u| spans(config, u)).collect();
-        Optimizer { kind: config.kind, t: 0, moments, ranges }
+        let ema = config.ema.map(|decay| Ema::new(dev, decay, params));
+        Optimizer { kind: config.kind, t: 0, moments, ema, ranges }
     }
 
     /// New moments, t = 0: for a phase that begins with `optimizer = "reset"`.
@@ -82,6 +87,9 @@ impl Optimizer {
             }
         };
         profile::time(|| profile::pass("Optimizer", bytes), all);
+        if let Some(ema) = &mut self.ema {
+            ema.update(dev, params, hyper.update);
+        }
     }
 
     fn update_unit<T: crate::device::Elem<Acc = f32>>(

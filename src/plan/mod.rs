@@ -310,5 +310,6 @@ fn checkpoint_bytes(config: &RunConfig) -> u64 {
         OptimKind::AdamW { .. } | OptimKind::Adam { .. } => 8,
         OptimKind::Sgd { .. } => 0,
     };
-    config.model.params() * (weights + master + moments)
+    let ema = if config.optim.ema.is_some() { 4 } else { 0 };
+    config.model.params() * (weights + master + moments + ema)
 }

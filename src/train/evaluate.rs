@@ -4,7 +4,7 @@ use super::replica::Replica;
 use super::step::{MicroBatch, evaluate};
 use crate::Result;
 use crate::comm::Reduce;
-use crate::config::{EvalTarget, PhaseConfig};
+use crate::config::{EvalTarget, EvalWeights, PhaseConfig};
 use crate::data::{Domain, HeldOut};
 use crate::device::{Category, DType};
 use crate::tape::At;
@@ -29,6 +29,18 @@ pub fn held_out(domains: &[Domain], phase: &PhaseConfig) -> Result<Vec<HeldOut>>
         HeldOut::new(&domain, phase.seq_len, eval.tokens)
     };
     eval.on.iter().map(of).collect()
+}
+
+/// Calls f with the weights on which the phase evaluates. Collective over dp.
+pub fn with_weights<R>(
+    r: &mut Replica,
+    phase: &PhaseConfig,
+    f: impl FnOnce(&mut Replica) -> Result<R>,
+) -> Result<R> {
+    match phase.eval.as_ref().map(|e| e.weights) {
+        Some(EvalWeights::Ema) => r.with_average(f),
+        Some(EvalWeights::Trained) | None => f(r),
+    }
 }
 
 /// Rows of a batch: enough tokens for matrix products to be efficient.

@@ -50,9 +50,18 @@ impl<'a> Rehearsal<'a> {
 
     /// One evaluation on texts of `held` rows each.
     pub fn evaluate(&mut self, phase: &PhaseConfig, held: &[usize]) -> Result<()> {
+        if held.is_empty() {
+            return Ok(());
+        }
+        let arena = self.replica.dev.arena().clone();
+        arena.trim();
+        evaluate::with_weights(&mut self.replica, phase, |r| Rehearsal::pretend(r, phase, held))?;
+        arena.trim();
+        Ok(())
+    }
+
+    fn pretend(r: &mut Replica, phase: &PhaseConfig, held: &[usize]) -> Result<()> {
         let rows = evaluate::batch_rows(phase.seq_len);
-        let r = &mut self.replica;
-        r.dev.arena().trim();
         for held in held {
             let batches = held.div_ceil(rows);
             let sums = Tensor::zeros(&r.dev, batches, 2, DType::F64, Category::Comm);
@@ -62,7 +71,6 @@ impl<'a> Rehearsal<'a> {
             }
             r.mesh.world.all_reduce(sums, Reduce::Sum, "evaluation")?.wait()?;
         }
-        r.dev.arena().trim();
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use crate::comm::Mesh;
 use crate::config::{ModelConfig, OptimConfig, OptimKind};
 use crate::device::{DType, Device};
 use crate::model::Network;
-use crate::optim::Optimizer;
+use crate::optim::{Optimizer, ema::Ema};
 use crate::params::{Dp, Params};
 use crate::tape::Recompute;
 use crate::tensor::Tensor;
@@ -53,7 +53,8 @@ impl Replica {
         mesh: Mesh,
     ) -> Result<Replica> {
         let meta = &checkpoint.manifest().meta;
-        let optim = OptimConfig { kind: OptimKind::Sgd { weight_decay: 0.0 }, clip: None, groups: vec![] };
+        let optim =
+            OptimConfig { kind: OptimKind::Sgd { weight_decay: 0.0 }, clip: None, groups: vec![], ema: None };
         let plan =
             Plan { model: &meta.model, optim: &optim, dtype, recompute: Recompute::Keep, zero: 0, seq_len };
         let mut r = Replica::new(dev, mesh, &plan);
@@ -64,6 +65,20 @@ impl Replica {
         let values = if as_stored { Values::Stored } else { Values::Master };
         checkpoint.load_weights(&r.dev, &mut r.params, values)?;
         Ok(r)
+    }
+
+    /// What f makes of the averaged weights; the trained ones are back after it. Collective over dp.
+    pub fn with_average<R>(&mut self, f: impl FnOnce(&mut Replica) -> Result<R>) -> Result<R> {
+        let swap = |r: &mut Replica, place: fn(&mut Ema, &Device, &mut Params)| {
+            if let Some(ema) = &mut r.optim.ema {
+                place(ema, &r.dev, &mut r.params);
+            }
+            r.gather_weights()
+        };
+        swap(self, Ema::show)?;
+        let made = f(self)?;
+        swap(self, Ema::hide)?;
+        Ok(made)
     }
 
     /// Under ZeRO, brings the slices that other ranks updated. Collective over dp.

@@ -22,7 +22,7 @@ pub enum Start {
 /// Where the weights of a new run come from.
 pub enum Origin {
     Random,
-    Checkpoint(Box<Checkpoint>),
+    Checkpoint(Box<Checkpoint>, Values),
     HuggingFace(Box<HfSource>),
 }
 
@@ -40,7 +40,10 @@ impl std::fmt::Display for Start {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         match self {
             Start::Fresh(Origin::Random) => write!(f, "new run, random weights"),
-            Start::Fresh(Origin::Checkpoint(c)) => write!(f, "new run, weights of {}", c.path().display()),
+            Start::Fresh(Origin::Checkpoint(c, values)) => {
+                let averaged = if *values == Values::Ema { "averaged " } else { "" };
+                write!(f, "new run, {averaged}weights of {}", c.path().display())
+            }
             Start::Fresh(Origin::HuggingFace(s)) => write!(f, "new run, weights of {}", s.dir().display()),
             Start::Resume(c, p) => write!(f, "resuming at step {} from {}", p.update, c.path().display()),
         }
@@ -57,11 +60,13 @@ pub fn find(config: &RunConfig, domains: &[Domain]) -> Result<Start> {
     }
     let origin = match &config.run.init {
         Init::Random => Origin::Random,
-        Init::Checkpoint { path, step } => {
+        Init::Checkpoint { path, step, ema } => {
             let path = checkpoint::resolve(path, *step)?;
             let c = Checkpoint::open(&path)?;
             check_model(config, &c.manifest().meta.model, &path)?;
-            Origin::Checkpoint(Box::new(c))
+            let values = if *ema { Values::Ema } else { Values::Master };
+            c.check_values(values)?;
+            Origin::Checkpoint(Box::new(c), values)
         }
         Init::HuggingFace(dir) => {
             let source = HfSource::open(dir)?;
@@ -174,7 +179,7 @@ pub fn load(config: &RunConfig, start: &Start, r: &mut Replica) -> Result<Positi
     let fill = |r: &mut Replica, source: &dyn TensorSource| r.params.fill(&r.dev, source);
     match start {
         Start::Fresh(Origin::Random) => fill(r, &random)?,
-        Start::Fresh(Origin::Checkpoint(c)) => c.load_weights(&r.dev, &mut r.params, Values::Master)?,
+        Start::Fresh(Origin::Checkpoint(c, values)) => c.load_weights(&r.dev, &mut r.params, *values)?,
         Start::Fresh(Origin::HuggingFace(source)) => fill(r, source.as_ref())?,
         Start::Resume(c, position) => {
             fill(r, &c.weights(Values::Stored))?;

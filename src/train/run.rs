@@ -13,7 +13,7 @@ use super::resume;
 use super::step::{MicroBatch, Outcome, Update, step};
 use super::vote::{Ballot, Vote};
 use crate::comm::{Mesh, World, run_ranks};
-use crate::config::{self, Every, OptimState, PhaseConfig, Precision, RunConfig};
+use crate::config::{self, EvalWeights, Every, OptimState, PhaseConfig, Precision, RunConfig};
 use crate::data::{Domain, HeldOut, Snapshot};
 use crate::device::gemm::peak;
 use crate::device::{DType, Device};
@@ -264,21 +264,24 @@ impl Rank<'_> {
         // An evaluation has sizes of its own; its buffers and those of training would both stay.
         let arena = self.replica.dev.arena().clone();
         arena.trim();
-        for h in held {
-            let result = evaluate::run(
-                &mut self.replica,
-                h,
-                evaluate::batch_rows(phase.seq_len),
-                self.position.update,
-            )?;
+        let (rows, update) = (evaluate::batch_rows(phase.seq_len), self.position.update);
+        let all = |r: &mut Replica| held.iter().map(|h| evaluate::run(r, h, rows, update)).collect();
+        let results: Vec<EvalResult> = evaluate::with_weights(&mut self.replica, phase, all)?;
+        let average = phase.eval.as_ref().is_some_and(|e| e.weights == EvalWeights::Ema);
+        let weights = if average { "ema" } else { "trained" };
+        for (h, result) in held.iter().zip(results) {
             let EvalResult { nll_token, bits_byte, tokens } = result;
             let all = if h.domain().holdout < 1.0 { ":heldout" } else { "" };
             let corpus = format!("{}{all}", h.domain().name);
             self.row("eval", || {
-                json!({ "corpus": corpus, "nll_token": nll_token, "bits_byte": bits_byte, "tokens": tokens })
+                json!({
+                    "corpus": corpus, "nll_token": nll_token, "bits_byte": bits_byte, "tokens": tokens,
+                    "weights": weights,
+                })
             })?;
             if let Some(p) = &self.progress {
-                p.eval(self.position.update, &corpus, &result);
+                let averaged = if average { " by the average" } else { "" };
+                p.eval(self.position.update, &format!("{corpus}{averaged}"), &result);
             }
         }
         arena.trim();

@@ -104,7 +104,8 @@ pub fn step(r: &mut Replica, batches: &[MicroBatch], update: &Update, mut ballot
     }
     // As torch.nn.utils.clip_grad_norm_ has it.
     let clip = update.clip.map_or(1.0, |most| (most / (grad_norm + 1e-6)).min(1.0));
-    r.optim.update(&r.dev, &mut r.params, Hyper { lr: update.lr, grad_scale: clip });
+    let hyper = Hyper { lr: update.lr, grad_scale: clip, update: update.step };
+    r.optim.update(&r.dev, &mut r.params, hyper);
     r.gather_weights()?;
     Ok(Outcome { loss, ce, z, grad_norm, clip, vote })
 }

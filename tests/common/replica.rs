@@ -88,7 +88,7 @@ impl Setup {
     pub fn run<R: Send>(&self, f: impl Fn(&mut Replica) -> Result<R> + Sync) -> Vec<R> {
         let patterns = vec!["*.bias".into(), "*norm*".into()];
         let groups = vec![Group { patterns, weight_decay: Some(0.0), lr_scale: None }];
-        let optim = OptimConfig { kind: self.kind, clip: None, groups };
+        let optim = OptimConfig { kind: self.kind, clip: None, groups, ema: None };
         let plan = Plan {
             model: &self.model,
             optim: &optim,

@@ -61,7 +61,7 @@ pub fn smallest() -> ModelConfig {
 
 pub fn adamw() -> OptimConfig {
     let kind = OptimKind::AdamW { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1, moments: Precision::F32 };
-    OptimConfig { kind, clip: None, groups: vec![] }
+    OptimConfig { kind, clip: None, groups: vec![], ema: None }
 }
 
 pub fn meta(model: &ModelConfig, dtype: DType, update: u64) -> Meta {
