@@ -308,7 +308,7 @@ fn a_dry_run_takes_every_evaluation_that_training_takes() {
         set.iter().for_each(|s| args.extend(["--set", s]));
         output(&[&args[..], &["--dry-run"]].concat());
         output(&args);
-        let mut rows = std::fs::read_to_string(dir.path().join("run/metrics.jsonl")).expect("metrics");
+        let rows = std::fs::read_to_string(dir.path().join("run/metrics.jsonl")).expect("metrics");
         let mut rows = rows.lines().map(|l| serde_json::from_str::<Value>(l).expect("a row"));
         let last = rows.rfind(|row| row["kind"] == "eval").expect("an evaluation");
         assert_eq!((&last["corpus"], &last["tokens"]), (&Value::from(on), &Value::from(tokens)));
