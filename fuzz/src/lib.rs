@@ -2,6 +2,7 @@
 //! everything that can be asked of what was opened. Errors are what damaged files should give; a panic or a fault is
 //! a find. Modules are the sources themselves; of those that also need a network, only the files that read are here.
 
+// The sources are those of the whole program, of which a target uses a part.
 #![allow(dead_code, unused_imports)]
 
 #[path = "../../src/config/mod.rs"]
