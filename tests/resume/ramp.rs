@@ -20,16 +20,21 @@ fn with_phases(phases: &str) -> String {
     head.replace("global_batch = 4", "global_batch = 8") + phases
 }
 
-fn ramped() -> String {
+/// Two corpora; and one, of which a phase draws on as if it had not begun anew.
+const BOTH: &str = "mix = { large = 0.7, small = 0.3 }";
+const LARGE: &str = "mix = { large = 1.0, small = 0.0 }";
+
+fn ramped(mix: &str) -> String {
     let batch = "steps = 16\nbatch_ramp = { from = 2, by = 2, samples = 30 }";
-    with_phases(&format!("[[phase]]\nname = \"all\"\nmix = {{ large = 0.7, small = 0.3 }}\n{batch}\n{LR}\n"))
+    with_phases(&format!("[[phase]]\nname = \"all\"\n{mix}\n{batch}\n{LR}\n"))
 }
 
 fn in_phases() -> String {
     let phases = [(2, 5), (4, 3), (6, 2), (8, 6)].map(|(batch, steps)| {
         let schedule = if batch == 2 { LR } else { "schedule = \"keep\"" };
-        let mix = "mix = { large = 0.7, small = 0.3 }";
-        format!("[[phase]]\nname = \"{batch}\"\nsteps = {steps}\nglobal_batch = {batch}\n{mix}\n{schedule}\n")
+        format!(
+            "[[phase]]\nname = \"{batch}\"\nsteps = {steps}\nglobal_batch = {batch}\n{LARGE}\n{schedule}\n"
+        )
     });
     with_phases(&phases.concat())
 }
@@ -77,7 +82,7 @@ fn a_ramp_trains_to_the_bit_what_its_sizes_train_as_phases() {
     ];
     let mut alone = vec![];
     for (i, args) in topologies.into_iter().enumerate() {
-        let ramp = start(&site, &format!("ramp-{i}"), &ramped(), args);
+        let ramp = start(&site, &format!("ramp-{i}"), &ramped(LARGE), args);
         let phases = start(&site, &format!("phases-{i}"), &in_phases(), args);
         ramp.finish();
         phases.finish();
@@ -112,20 +117,20 @@ fn a_ramp_trains_to_the_bit_what_its_sizes_train_as_phases() {
 fn resumed_anywhere_in_a_ramp_it_ends_with_the_same_bytes() {
     let site = Site::in_memory();
     let dp2 = ["--ranks", "2"];
-    let calm = start(&site, "calm", &ramped(), &dp2);
+    let calm = start(&site, "calm", &ramped(BOTH), &dp2);
     calm.finish();
     let all = updates(&calm);
     // In the middle of a size, at its last and its first update, and beyond the ramp.
     for step in [1, 4, 5, 6, 8, 9, 10, 11, 15] {
         let run = site.run_from(&format!("from-{step}"), &dp2, &calm, &[step]);
-        std::fs::write(run.folder.join("run.toml"), ramped()).expect("write");
+        std::fs::write(run.folder.join("run.toml"), ramped(BOTH)).expect("write");
         run.finish();
         assert_eq!(updates(&run), all[step as usize..], "from {step}");
         let (ours, theirs) = (files(&run.checkpoint(STEPS)), files(&calm.checkpoint(STEPS)));
         assert!(ours == theirs, "the last checkpoint, resumed at {step}");
     }
     // Killed by surprise.
-    let run = start(&site, "killed", &ramped(), &dp2);
+    let run = start(&site, "killed", &ramped(BOTH), &dp2);
     let process = run.start();
     while !run.finished(7) {
         assert!(process.ended().is_none(), "{}", run.stderr());
@@ -139,7 +144,7 @@ fn resumed_anywhere_in_a_ramp_it_ends_with_the_same_bytes() {
 
     // Another ramp is another run.
     let other = site.run_from("other", &dp2, &calm, &[6]);
-    std::fs::write(other.folder.join("run.toml"), ramped().replace("samples = 30", "samples = 36"))
+    std::fs::write(other.folder.join("run.toml"), ramped(BOTH).replace("samples = 30", "samples = 36"))
         .expect("write");
     assert_eq!(other.start().wait().code(), Some(2));
     assert!(other.stderr().contains("phase.0.batch_ramp"), "{}", other.stderr());
@@ -148,7 +153,7 @@ fn resumed_anywhere_in_a_ramp_it_ends_with_the_same_bytes() {
 #[test]
 fn a_dry_run_foretells_the_updates_of_a_ramp_and_ranks_that_cannot_share_one_are_refused() {
     let site = Site::in_memory();
-    let run = start(&site, "plan", &ramped(), &[]);
+    let run = start(&site, "plan", &ramped(BOTH), &[]);
     let dry = |args: &[&str]| {
         let all = [&["train", "run.toml", "--threads", "1", "--dry-run"], args].concat();
         let out = Command::new(env!("CARGO_BIN_EXE_espalier")).args(all).current_dir(&run.folder).output();
@@ -159,7 +164,7 @@ fn a_dry_run_foretells_the_updates_of_a_ramp_and_ranks_that_cannot_share_one_are
     assert_eq!(code, Some(0), "{text}");
     let plan: Value = serde_json::from_str(&text).expect("JSON");
     let phase = &plan["phases"][0];
-    assert_eq!((&phase["steps"], &phase["tokens"]), (&json!(16), &json!(80 * 32)));
+    assert_eq!((&phase["steps"], &phase["tokens"]), (&json!(16), &json!(82 * 32)));
     let batch = |updates, batch, micro| json!({ "updates": updates, "global_batch": batch, "micro_batch": micro, "micro_steps": 1 });
     assert_eq!(phase["batches"], json!([batch(5, 2, 1), batch(3, 4, 2), batch(2, 6, 3), batch(6, 8, 4)]));
 
@@ -167,8 +172,8 @@ fn a_dry_run_foretells_the_updates_of_a_ramp_and_ranks_that_cannot_share_one_are
     for part in ["batch grows: 2 in 5 updates, 4 in 3, 6 in 2, 8 in 6", " 2..8 "] {
         assert!(page.contains(part), "{part:?} is not in\n{page}");
     }
-    // The budget in tokens: 80 sequences of 32 are 16 updates, one token more is another.
-    for (tokens, steps) in [(80 * 32, 16), (80 * 32 + 1, 17), (1, 1), (64, 1), (65, 2), (10 * 32 + 1, 6)] {
+    // The budget in tokens: 82 sequences of 32 are 16 updates, one token more is another.
+    for (tokens, steps) in [(82 * 32, 16), (82 * 32 + 1, 17), (1, 1), (64, 1), (65, 2), (10 * 32 + 1, 6)] {
         let (_, text) = dry(&[
             "--json",
             "--set",
