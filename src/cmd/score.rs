@@ -88,10 +88,10 @@ impl Score {
             tell: true,
         };
         let s = score(&job, &self.ranks.launch(Duration::from_secs(self.deadline)))?;
-        let averaged = if job.weights == EvalWeights::Ema { ", by the average of the weights" } else { "" };
+        let averaged = if job.weights == EvalWeights::Ema { " by the average of the weights" } else { "" };
         match self.json {
             true => println!("{}", row(&s, job.weights)),
-            false => println!("{}: {}{averaged}", self.corpus.display(), line(&s)),
+            false => println!("{}{averaged}: {}", self.corpus.display(), line(&s)),
         }
         Ok(())
     }
