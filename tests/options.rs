@@ -136,7 +136,7 @@ fn an_average_is_kept_over_kills_and_changes_nothing_that_is_trained() {
             serde_json::from_str(&printed(&calm.folder, &eval)).expect("JSON")
         };
         for (run, which, name) in [(&calm, &["--ema"][..], "ema"), (&plain, &[], "trained")] {
-            let (told, found) = (of(run).last().expect("an evaluation").1, outside(which));
+            let (told, found) = (of(run).next_back().expect("an evaluation").1, outside(which));
             assert_eq!(found["weights"], name);
             assert_eq!(found["results"][0]["nll_token"], told, "{name} of {dtype}");
         }

@@ -260,6 +260,15 @@ fn peak_anonymous_memory_is_within_a_tenth_of_what_the_dry_run_says() {
             preset = \"gpt2-124m\"\nlayers = 4\ndim = 384\nheads = 6\nvocab = 257\nmax_positions = 256
             [parallel]
             micro_batch = 8",
+            None,
+        ),
+        (
+            "llama whose batch and micro-batches grow",
+            "1",
+            "global_batch = 8
+            [model]
+            preset = \"llama-tiny\"\nlayers = 4\nvocab = 257",
+            Some("phase.0.batch_ramp={ from = 4, by = 4, samples = 4 }"),
         ),
         (
             "llama cheap, 2 ranks, accumulation",
@@ -269,6 +278,7 @@ fn peak_anonymous_memory_is_within_a_tenth_of_what_the_dry_run_says() {
             preset = \"llama-tiny\"\nlayers = 4\nvocab = 257
             [parallel]
             micro_batch = 2\nzero = 1\nrecompute = \"cheap\"",
+            None,
         ),
         (
             "bf16 full, tp 2",
@@ -278,12 +288,14 @@ fn peak_anonymous_memory_is_within_a_tenth_of_what_the_dry_run_says() {
             preset = \"llama-tiny\"\nlayers = 4\nvocab = 4096
             [parallel]
             micro_batch = 4\ntp = 2\nrecompute = \"full\"",
+            None,
         ),
     ];
-    for (name, ranks, rest) in cases {
+    for (name, ranks, rest, set) in cases {
         let dir = tempfile::tempdir().expect("a directory");
         let file = run_file(dir.path(), rest);
-        let args = ["train", &file, "--ranks", ranks, "--threads", "1"];
+        let mut args = vec!["train", &file, "--ranks", ranks, "--threads", "1"];
+        args.extend(set.into_iter().flat_map(|set| ["--set", set]));
         let plan: Value =
             serde_json::from_str(&output(&[&args[..], &["--dry-run", "--json"]].concat())).expect("JSON");
         let told = plan["memory"]["process"].as_u64().expect("bytes");
