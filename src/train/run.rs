@@ -1,6 +1,6 @@
 //! A run: set up every rank, then phase by phase, update by update, to the end or to a signal.
 
-use super::corpora::{self, Split};
+use super::corpora;
 use super::evaluate::{self, EvalResult};
 use super::loader::{Drawn, Loader};
 use super::lock;
@@ -140,7 +140,7 @@ fn rank_main(
         position,
         cursor: resume::cursor(start)?,
         metrics: if first { Some(Metrics::open(&config.run.dir)?) } else { None },
-        progress: first.then(|| Progress::new(Position::total_steps(config))),
+        progress: first.then(|| Progress::new(Position::total_steps(config), Position::total_tokens(config))),
         last_save: Instant::now(),
         last_eval: Instant::now(),
         saved_at: start.step(),
@@ -189,6 +189,7 @@ impl Rank<'_> {
                 "name": phase.name,
                 "clocks": { "update": p.update, "schedule": p.schedule(config), "sample": p.sample(config) },
                 "steps": phase.steps, "seq_len": phase.seq_len, "global_batch": phase.global_batch,
+                "batch_ramp": phase.batches.ramp(),
             })
         })?;
         self.replica.dev.arena().trim();
@@ -200,10 +201,10 @@ impl Rank<'_> {
         }
         let held = evaluate::held_out(self.domains, phase)?;
         let dp = (self.replica.mesh.dp.rank(), self.replica.mesh.dp.size());
-        let split = Split::new(dp, config.parallel.micro_batch, phase.global_batch, phase.seq_len);
-        let left = phase.steps - position.phase_step;
-        let mut loader = Loader::start(sampler, split, first, phase.global_batch, left)?;
+        let splits = corpora::splits(config, phase, dp, position.phase_step);
+        let mut loader = Loader::start(sampler, splits, first)?;
         let mut now = loader.take()?;
+        let mut rows = now.rows();
         let mut weight_sum = self.say(&now.batches, 0)?.cast_now(self)?.next_weight_sum;
         for i in position.phase_step..phase.steps {
             let asked = Instant::now();
@@ -219,6 +220,10 @@ impl Rank<'_> {
             let ballot = self.say(&next.batches, self.domains.len())?;
             self.sent = self.traffic();
             let began = Instant::now();
+            if std::mem::replace(&mut rows, now.rows()) != now.rows() {
+                // Buffers for micro-batches of one size are none for those of another.
+                self.replica.dev.arena().trim();
+            }
             let Drawn { batches, cursor } = std::mem::replace(&mut now, next);
             let outcome = step(&mut self.replica, &batches, &update, ballot)?;
             let took = began.elapsed();
@@ -272,8 +277,7 @@ impl Rank<'_> {
         let (rows, update) = (evaluate::batch_rows(phase.seq_len), self.position.update);
         let all = |r: &mut Replica| held.iter().map(|h| evaluate::run(r, h, rows, update)).collect();
         let results: Vec<EvalResult> = evaluate::with_weights(&mut self.replica, phase, all)?;
-        let average = phase.eval.as_ref().is_some_and(|e| e.weights == EvalWeights::Ema);
-        let weights = if average { "ema" } else { "trained" };
+        let weights = phase.eval.as_ref().map_or(EvalWeights::Trained, |e| e.weights);
         for (h, result) in held.iter().zip(results) {
             let EvalResult { nll_token, bits_byte, tokens } = result;
             let all = if h.domain().holdout < 1.0 { ":heldout" } else { "" };
@@ -281,11 +285,11 @@ impl Rank<'_> {
             self.row("eval", || {
                 json!({
                     "corpus": corpus, "nll_token": nll_token, "bits_byte": bits_byte, "tokens": tokens,
-                    "weights": weights,
+                    "weights": weights.name(),
                 })
             })?;
             if let Some(p) = &self.progress {
-                let averaged = if average { " by the average" } else { "" };
+                let averaged = if weights == EvalWeights::Ema { " by the average" } else { "" };
                 p.eval(self.position.update, &format!("{corpus}{averaged}"), &result);
             }
         }
@@ -359,8 +363,8 @@ impl Rank<'_> {
         took: Duration,
         data_wait: Duration,
     ) -> Result<()> {
-        let tokens = (phase.global_batch * phase.seq_len) as f64;
-        let rate = tokens / (took + data_wait).as_secs_f64();
+        let batch = phase.batches.at(self.position.phase_step - 1);
+        let rate = (batch * phase.seq_len) as f64 / (took + data_wait).as_secs_f64();
         let (total, sample) = (self.position.tokens(self.config), self.position.sample(self.config));
         let memory = self.replica.dev.arena().used();
         let by_domain: serde_json::Map<_, _> = self
@@ -380,7 +384,7 @@ impl Rank<'_> {
         let peak = self.peak_flops * self.replica.mesh.world.size() as f64;
         self.row("step", || {
             json!({
-                "sample": sample, "tokens": total, "loss": outcome.loss, "terms": terms,
+                "sample": sample, "tokens": total, "global_batch": batch, "loss": outcome.loss, "terms": terms,
                 "grad_norm": outcome.grad_norm, "clip": outcome.clip, "lr": update.lr,
                 "weight_sum": update.weight_sum,
                 "step_ms": took.as_secs_f64() * 1e3, "tokens_per_s": rate,
@@ -392,7 +396,7 @@ impl Rank<'_> {
             })
         })?;
         if let Some(p) = &mut self.progress {
-            p.step(self.position.update, &phase.name, update, outcome, tokens, rate);
+            p.step(self.position.update, &phase.name, update, outcome, total, rate);
         }
         Ok(())
     }

@@ -1,0 +1,31 @@
+//! The options of a command that looks at a trained model: over which ranks it is spread, and with which weights.
+
+use crate::config::EvalWeights;
+use crate::train::run::Launch;
+use std::time::Duration;
+
+#[derive(clap::Args)]
+pub struct Ranks {
+    /// The moving average of the weights (optim.ema) instead of the trained ones
+    #[arg(long)]
+    ema: bool,
+    /// Ranks, as threads of this process
+    #[arg(long, default_value_t = 1)]
+    ranks: usize,
+    /// Ranks that split the model; the rest share the text
+    #[arg(long, default_value_t = 1)]
+    pub tp: usize,
+    /// Threads of each rank [default: the machine's cores divided by ranks]
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+impl Ranks {
+    pub fn launch(&self, deadline: Duration) -> Launch {
+        Launch { ranks: self.ranks, threads: self.threads, deadline }
+    }
+
+    pub fn weights(&self) -> EvalWeights {
+        if self.ema { EvalWeights::Ema } else { EvalWeights::Trained }
+    }
+}
