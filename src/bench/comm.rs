@@ -6,7 +6,7 @@
 
 use super::median;
 use crate::Result;
-use crate::comm::{Reduce, World, run_ranks};
+use crate::comm::{Reduce, Setup, World, processes};
 use crate::device::{Category, DType, Device};
 use crate::tensor::Tensor;
 use serde::Serialize;
@@ -34,8 +34,9 @@ const COLLECTIVES: [&str; 3] = ["all_reduce", "reduce_scatter", "all_gather"];
 
 /// f32 buffers of these sizes in bytes, over `ranks` threads of this process.
 pub fn run(ranks: usize, sizes: &[usize], rounds: usize, deadline: Duration) -> Result<(Vec<Row>, Vec<Fit>)> {
-    let all = run_ranks(ranks, deadline, |world| rank(world, sizes, rounds))?;
-    let rows = all.into_iter().next().expect("there is a rank 0");
+    let all = processes::run(ranks, &Setup::new(deadline), |world| rank(world, sizes, rounds))?;
+    // Of threads, rank 0; of processes, this one.
+    let rows = all.into_iter().next().expect("this process has a rank");
     let fits = COLLECTIVES.map(|c| fit(c, &rows));
     Ok((rows, fits.to_vec()))
 }

@@ -1,5 +1,6 @@
 //! `bench gemm | step | loader | comm`: what this machine attains, beside what it could.
 
+use crate::comm::processes;
 use crate::bench::{comm, gemm, loader, median, step};
 use crate::config::ModelConfig;
 use crate::device::DType;
@@ -94,8 +95,9 @@ pub struct Loader {
 #[command(after_help = "Examples:
   espalier bench comm --ranks 4")]
 pub struct Comm {
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(2..=1024))]
-    ranks: u64,
+    /// Ranks, as threads of this process [default: 2; under mpirun or srun each process is a rank]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(2..=1024))]
+    ranks: Option<u64>,
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: u64,
     #[arg(long)]
@@ -209,12 +211,17 @@ impl Loader {
 impl Comm {
     fn run(self) -> Result<()> {
         let sizes: Vec<usize> = (10..=26).step_by(2).map(|n| 1 << n).collect();
+        let asked = self.ranks.map(|n| n as usize);
+        let ranks = if processes::joined().is_some() { processes::ranks(asked)? } else { asked.unwrap_or(2) };
         let (rows, fits) =
-            comm::run(self.ranks as usize, &sizes, self.rounds as usize, Duration::from_secs(600))?;
+            comm::run(ranks, &sizes, self.rounds as usize, Duration::from_secs(600))?;
+        if !processes::is_first() {
+            return Ok(());
+        }
         if self.json {
             println!(
                 "{}",
-                json!({ "ranks": self.ranks, "transport": "threads", "collectives": rows, "fits": fits })
+                json!({ "ranks": ranks, "transport": "threads", "collectives": rows, "fits": fits })
             );
             return Ok(());
         }
