@@ -88,7 +88,11 @@ impl Eval {
             "bf16" => DType::Bf16,
             _ => DType::F32,
         };
-        let launch = Launch { ranks: processes::ranks(self.ranks)?, threads: self.threads, deadline: Duration::from_secs(600) };
+        let launch = Launch {
+            ranks: processes::ranks(self.ranks)?,
+            threads: self.threads,
+            deadline: Duration::from_secs(600),
+        };
         fits::launch("eval", &checkpoint, &launch, self.tp, seq_len)?;
         let held = self.held_out(&checkpoint, &run, seq_len)?;
         let questions = self.choices.as_deref().map(choices::read).transpose()?;

@@ -64,8 +64,5 @@ pub fn disagreement(calls: &[&Call], members: &[usize]) -> Option<(usize, String
     let votes = |&r: &usize| calls.iter().filter(|call| **call == calls[r]).count();
     let most = (0..n).rev().max_by_key(votes).expect("a group has ranks");
     let odd = (0..n).find(|&r| calls[r] != calls[most]).expect("they differ");
-    Some((
-        members[odd],
-        format!("called {} where rank {} called {}", calls[odd], members[most], calls[most]),
-    ))
+    Some((members[odd], format!("called {} where rank {} called {}", calls[odd], members[most], calls[most])))
 }

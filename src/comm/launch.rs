@@ -123,7 +123,12 @@ mod tests {
     #[test]
     fn one_of_several_processes_is_known_by_the_variables_of_its_launcher() {
         let several: [(&[(&str, &str)], &str, Option<usize>, Option<usize>); 9] = [
-            (&[("OMPI_COMM_WORLD_SIZE", "4"), ("OMPI_COMM_WORLD_RANK", "2")], "OMPI_COMM_WORLD_SIZE=4", Some(4), Some(2)),
+            (
+                &[("OMPI_COMM_WORLD_SIZE", "4"), ("OMPI_COMM_WORLD_RANK", "2")],
+                "OMPI_COMM_WORLD_SIZE=4",
+                Some(4),
+                Some(2),
+            ),
             (&[("PMI_SIZE", "2"), ("PMI_RANK", "0")], "PMI_SIZE=2, PMI_RANK=0", Some(2), Some(0)),
             (&[("MV2_COMM_WORLD_SIZE", "2")], "MV2_COMM_WORLD_SIZE=2", Some(2), None),
             (&[("FLUX_JOB_SIZE", "3"), ("FLUX_TASK_RANK", "1")], "FLUX_JOB_SIZE=3", Some(3), Some(1)),

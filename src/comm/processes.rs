@@ -2,7 +2,9 @@
 //! depends on it is asked here, and only here does it matter whether this build has MPI.
 
 use super::launch::{Announced, discover};
-use super::{Setup, World, run_ranks};
+use super::solo::Staging;
+use super::{Kind, Setup, World, run_ranks};
+use crate::config::Reductions;
 use crate::{Error, Result};
 
 /// Looks how this process was started and meets the others if there are any. `together`: whether what it is about to
@@ -14,7 +16,8 @@ pub fn begin(together: bool) -> Result<()> {
         None => Ok(()),
         Some(announced) if together => meet(&announced),
         Some(announced) => {
-            let remedy = "start it without a launcher; train, eval, score, bench comm and doctor take several";
+            let remedy =
+                "start it without a launcher; train, eval, score, bench comm and doctor take several";
             Err(announced.refusal("this command runs as one", remedy))
         }
     }
@@ -37,6 +40,15 @@ pub fn joined() -> Option<(usize, usize)> {
     return super::mpi::process().map(|p| (p.rank, p.size()));
     #[cfg(not(feature = "mpi"))]
     None
+}
+
+/// What joins the ranks: "threads", or the MPI library by name.
+pub fn transport() -> String {
+    #[cfg(feature = "mpi")]
+    if super::mpi::process().is_some() {
+        return super::mpi::library();
+    }
+    "threads".into()
 }
 
 /// Whether this process does what one process does for all: it writes files that belong to the run and prints results.
@@ -75,6 +87,29 @@ pub fn threads_per_rank(ranks: usize) -> usize {
     }
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     (cores / ranks).max(1)
+}
+
+/// What collectives take besides their buffers, if ranks are processes.
+pub fn staging(reductions: Reductions) -> Option<Staging> {
+    #[cfg(feature = "mpi")]
+    return joined().map(|_| super::mpi::staging(reductions));
+    #[cfg(not(feature = "mpi"))]
+    {
+        let _ = reductions;
+        None
+    }
+}
+
+/// The MPI library's own collective on f32, to compare with: `None` where ranks are not processes. `to` has what a rank
+/// gets, `from` what it gives. Collective over the world.
+pub fn library(kind: Kind, from: &[f32], to: &mut [f32]) -> Option<Result<()>> {
+    #[cfg(feature = "mpi")]
+    return super::mpi::process().map(|p| super::mpi::library_does(p, kind, from, to));
+    #[cfg(not(feature = "mpi"))]
+    {
+        let _ = (kind, from, to);
+        None
+    }
 }
 
 /// Runs f once per rank and returns what it returned on the ranks of this process, by rank: all of them where ranks are

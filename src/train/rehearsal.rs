@@ -7,12 +7,12 @@ use super::replica::Replica;
 use super::run::plan;
 use super::step::{MicroBatch, Update, step};
 use super::vote::Ballot;
-use crate::comm::{Mesh, Reduce};
+use crate::Result;
+use crate::comm::{Mesh, Reduce, processes};
 use crate::config::{PhaseConfig, RunConfig};
 use crate::device::{Category, DType, Device};
 use crate::tape::Seq;
 use crate::tensor::Tensor;
-use crate::Result;
 
 /// One rank of a run, pretended.
 pub struct Rehearsal<'a> {
@@ -22,7 +22,8 @@ pub struct Rehearsal<'a> {
 
 impl<'a> Rehearsal<'a> {
     pub fn new(config: &'a RunConfig, rank: usize, dp: usize) -> Rehearsal<'a> {
-        let mesh = Mesh::pretend_rank(rank, dp, config.parallel.tp);
+        let staging = processes::staging(config.parallel.reductions);
+        let mesh = Mesh::pretend_staged(rank, dp, config.parallel.tp, staging);
         Rehearsal { config, replica: Replica::new(Device::meta(), mesh, &plan(config)) }
     }
 

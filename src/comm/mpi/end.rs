@@ -37,7 +37,12 @@ pub fn end(process: &Process, result: &Result<()>) -> i32 {
             (all || lost || engine.closed || (naps && gone(process, engine).is_some())).then_some(())
         });
         let engine = process.engine();
-        let same = |r: usize| engine.peers[r].end.as_ref().is_some_and(|(_, said)| !said.is_empty() && text.starts_with(said.as_str()));
+        let same = |r: usize| {
+            engine.peers[r]
+                .end
+                .as_ref()
+                .is_some_and(|(_, said)| !said.is_empty() && text.starts_with(said.as_str()))
+        };
         let said = (0..rank).any(same);
         drop(engine);
         if !said {
@@ -48,7 +53,9 @@ pub fn end(process: &Process, result: &Result<()>) -> i32 {
 
     let mut since = None;
     let all = process.until(|engine, naps| {
-        if (0..size).all(|r| r == rank || engine.peers[r].end.is_some()) && engine.wires.requests.count(|t| matches!(t, Token::Said(_))) == 0 {
+        if (0..size).all(|r| r == rank || engine.peers[r].end.is_some())
+            && engine.wires.requests.count(|t| matches!(t, Token::Said(_))) == 0
+        {
             return Some(true);
         }
         if engine.lost.is_some() || (naps && gone(process, engine).is_some()) {
@@ -79,6 +86,7 @@ pub fn end(process: &Process, result: &Result<()>) -> i32 {
 /// A rank whose process is gone without having said that it ends.
 fn gone(process: &Process, engine: &Engine) -> Option<usize> {
     let own = &process.places[process.rank];
-    let is = |&r: &usize| r != process.rank && engine.peers[r].end.is_none() && process.places[r].is_gone(own);
+    let is =
+        |&r: &usize| r != process.rank && engine.peers[r].end.is_none() && process.places[r].is_gone(own);
     (0..process.size()).find(is)
 }

@@ -140,8 +140,7 @@ impl Engine {
         for rank in (0..self.peers.len()).filter(|&r| r != self.rank) {
             let bytes = message.write(self.rank);
             // SAFETY: the bytes stay in the token until the request is done.
-            let sent: Outcome<Request> =
-                unsafe { self.control.send(bytes.as_ptr(), bytes.len(), rank, 0) };
+            let sent: Outcome<Request> = unsafe { self.control.send(bytes.as_ptr(), bytes.len(), rank, 0) };
             if let Ok(request) = sent {
                 self.wires.requests.add(request, Token::Said(bytes));
             }

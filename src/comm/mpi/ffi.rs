@@ -3,7 +3,7 @@
 //!
 //! MPI is started for serialised threads: callers hold the lock of the engine (`super::engine`) around every call.
 
-use crate::comm::Reduce;
+use crate::comm::{Kind, Reduce};
 use crate::device::DType;
 use half::bf16;
 use mpi::ffi;
@@ -176,6 +176,35 @@ impl Link {
     }
 }
 
+impl Link {
+    /// The library's blocking collectives of f32: `from` and `to` as MPI wants them.
+    pub fn blocking(self, kind: Kind, from: &[f32], to: &mut [f32]) -> Outcome<()> {
+        let (at, place) = (from.as_ptr().cast(), to.as_mut_ptr().cast());
+        // SAFETY: as many values as the slices have, by how the counts are made.
+        unsafe {
+            let (float, sum) = (ffi::RSMPI_FLOAT, ffi::RSMPI_SUM);
+            match kind {
+                Kind::AllReduce => {
+                    assert_eq!(from.len(), to.len(), "values of an all_reduce");
+                    let code = ffi::MPI_Allreduce(at, place, count(to.len()), float, sum, self.0);
+                    check(code, "MPI_Allreduce")
+                }
+                Kind::ReduceScatter => {
+                    assert!(from.len().is_multiple_of(to.len()), "values of a reduce_scatter");
+                    let code = ffi::MPI_Reduce_scatter_block(at, place, count(to.len()), float, sum, self.0);
+                    check(code, "MPI_Reduce_scatter_block")
+                }
+                Kind::AllGather => {
+                    assert!(to.len().is_multiple_of(from.len()), "values of an all_gather");
+                    let each = count(from.len());
+                    check(ffi::MPI_Allgather(at, each, float, place, each, float, self.0), "MPI_Allgather")
+                }
+                other => Err(format!("{other} of the library is not used")),
+            }
+        }
+    }
+}
+
 fn count(len: usize) -> c_int {
     c_int::try_from(len).expect("larger calls are not given to the library")
 }
@@ -221,12 +250,7 @@ fn operation(dtype: DType, by: Reduce) -> Outcome<ffi::MPI_Op> {
 
 /// # Safety
 /// As MPI calls it: `len` values at both places.
-unsafe fn bf16_each(
-    from: *mut c_void,
-    to: *mut c_void,
-    len: *mut c_int,
-    f: impl Fn(f32, f32) -> f32,
-) {
+unsafe fn bf16_each(from: *mut c_void, to: *mut c_void, len: *mut c_int, f: impl Fn(f32, f32) -> f32) {
     // SAFETY: the caller's promise.
     unsafe {
         let len = *len as usize;

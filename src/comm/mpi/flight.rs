@@ -9,10 +9,10 @@
 //! all_reduce on their way back. A sum from rank p comes into slice p of this rank's buffer, whose values p has had
 //! by then: its receive is posted when their send is done.
 
+use super::by_library;
 use super::engine::{Event, Token, Wires};
 use super::ffi::Outcome;
 use super::group::Group;
-use super::library;
 use super::lane::{Lane, WINDOW};
 use super::wire::{HEAD, SMALL, read_head, write_head};
 use crate::comm::Kind;
@@ -90,7 +90,7 @@ pub struct Flight {
 unsafe impl Send for Flight {}
 
 /// Largest part, in bytes, that one rank needs of another.
-fn part(call: &Call, n: usize) -> usize {
+pub fn part(call: &Call, n: usize) -> usize {
     match call.kind {
         Kind::AllReduce | Kind::Broadcast | Kind::Split => call.bytes(),
         Kind::ReduceScatter | Kind::AllGather | Kind::AllToAll => call.bytes() / n,
@@ -122,13 +122,7 @@ pub fn staging(call: &Call, n: usize) -> usize {
 
 impl Flight {
     /// `largest`: bytes of a message at most.
-    pub fn new(
-        group: Arc<Group>,
-        sequence: u64,
-        call: Call,
-        mut values: Values,
-        largest: usize,
-    ) -> Flight {
+    pub fn new(group: Arc<Group>, sequence: u64, call: Call, mut values: Values, largest: usize) -> Flight {
         let (n, me) = (group.members.len(), group.me);
         let base = match &mut values {
             Values::Tensor(t) => t.bytes_mut().as_mut_ptr(),
@@ -136,10 +130,10 @@ impl Flight {
         };
         let possible = call.refusal(n).is_none();
         let small = part(&call, n) <= SMALL;
-        let library = group.library.is_some() && n > 1 && possible && !small && library::can(&call);
+        let library = group.library.is_some() && by_library::does(&call, n);
         let (chunk, mut staged) = if possible && !library { sizes(&call, n, largest) } else { (0, 0) };
         if library {
-            staged = library::staging(&call, n);
+            staged = by_library::staging(&call, n);
         }
         let staging = match &values {
             Values::Tensor(t) if staged > 0 => Some(t.staging(staged)),
@@ -323,7 +317,10 @@ impl Flight {
         }
         let lanes = |p: &Peer| p.out.iter().chain(&p.into).all(Lane::ended);
         let taken = |p: &Peer| self.call.kind != Kind::AllToAll || p.taken == p.into[0].total;
-        if self.open == 0 && self.given == self.library.is_some() && self.peers.iter().all(|p| lanes(p) && taken(p)) {
+        if self.open == 0
+            && self.given == self.library.is_some()
+            && self.peers.iter().all(|p| lanes(p) && taken(p))
+        {
             self.finish();
             wires.recycle([&mut self.outbox, &mut self.inbox].map(std::mem::take));
             self.staging = None;
@@ -349,9 +346,7 @@ impl Flight {
                 let range = self.range(p, stage, chunk, false);
                 // SAFETY: the values are not written before the send is done: they are this rank's own slice after
                 // its sum, or what p needs, which is overwritten when the send is known to be done.
-                let send = unsafe {
-                    wires.data.send(self.base.add(range.start), range.len(), rank, tag)?
-                };
+                let send = unsafe { wires.data.send(self.base.add(range.start), range.len(), rank, tag)? };
                 wires.requests.add(send, Token::Flight(id, Event::Out(p, stage, chunk)));
                 self.open += 1;
             }
@@ -414,9 +409,7 @@ impl Flight {
         let total = self.slice(me).len().div_ceil(self.chunk) as u32;
         match self.call.kind {
             Kind::AllReduce | Kind::ReduceScatter => {
-                while self.summed < total
-                    && self.others().all(|p| self.peers[p].into[0].done > self.summed)
-                {
+                while self.summed < total && self.others().all(|p| self.peers[p].into[0].done > self.summed) {
                     let range = self.of_slice(self.slice(me), self.summed);
                     // SAFETY: within the buffer.
                     let own = unsafe { self.base.add(self.bytes(range.start)) };
@@ -454,7 +447,7 @@ impl Flight {
         if self.library.is_some() {
             let staging = self.staged();
             // SAFETY: the library is done with both.
-            unsafe { library::finish(&self.call, (me, n), self.base, staging) };
+            unsafe { by_library::finish(&self.call, (me, n), self.base, staging) };
         }
         if !self.small {
             return;
@@ -499,10 +492,12 @@ impl Flight {
     }
 
     fn start_library(&mut self, id: u32, wires: &mut Wires) -> Outcome<()> {
-        let Some(link) = self.group.library else { return Err("the group has no link of the library".into()) };
+        let Some(link) = self.group.library else {
+            return Err("the group has no link of the library".into());
+        };
         let (place, staging) = ((self.group.me, self.n()), self.staged());
         // SAFETY: buffer and staging have the sizes of the call, and stay until the request is done.
-        let request = unsafe { library::start(link, &self.call, place, self.base, staging)? };
+        let request = unsafe { by_library::start(link, &self.call, place, self.base, staging)? };
         wires.requests.add(request, Token::Flight(id, Event::Library));
         self.open += 1;
         self.given = true;

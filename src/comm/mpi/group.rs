@@ -211,7 +211,8 @@ impl Comm for Mpi {
         let mut engine = process.engine();
         engine.next_group = id + 1;
         if id >= engine.wires.groups() {
-            let problem = format!("group {id} of ranks: this MPI library has tags for {}", engine.wires.groups());
+            let problem =
+                format!("group {id} of ranks: this MPI library has tags for {}", engine.wires.groups());
             return Err(Error::launch(problem, "split less often"));
         }
         let library = group.library.map(|link| link.split(color, key)).transpose();

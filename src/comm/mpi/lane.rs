@@ -48,16 +48,17 @@ mod tests {
     #[test]
     fn chunks_end_in_any_order_and_count_from_the_first() {
         let mut lane = Lane::new(5);
-        assert_eq!([lane.post(3, 9), lane.post(3, 9), lane.post(3, 9), lane.post(3, 9)], [
-            Some(0),
-            Some(1),
-            Some(2),
-            None
-        ]);
+        assert_eq!(
+            [lane.post(3, 9), lane.post(3, 9), lane.post(3, 9), lane.post(3, 9)],
+            [Some(0), Some(1), Some(2), None]
+        );
         lane.complete(1);
         assert_eq!((lane.done, lane.post(3, 9)), (0, None));
         lane.complete(0);
-        assert_eq!((lane.done, lane.post(3, 3), lane.post(3, 9), lane.post(3, 9)), (2, None, Some(3), Some(4)));
+        assert_eq!(
+            (lane.done, lane.post(3, 3), lane.post(3, 9), lane.post(3, 9)),
+            (2, None, Some(3), Some(4))
+        );
         [4, 2, 3].map(|chunk| lane.complete(chunk));
         assert!(lane.ended() && lane.post(3, 9).is_none());
         let mut full = Lane::new(64);

@@ -4,29 +4,30 @@
 //!
 //! `ffi` calls MPI; `flight` is one collective under way, of `lane`s; `engine` holds all of them behind one lock;
 //! `process` waits and drives; `watch` says who is behind; `group` is the `Comm`; `wire` is what ranks tell each other;
-//! `place` is where they are; `library` has the collectives of the MPI library itself.
+//! `place` is where they are; `by_library` has the collectives of the MPI library itself.
 //!
 //! MPI is a matter of the whole process, and so is what is here: `start` once, then `run`s, then `end`.
 
-mod engine;
+mod by_library;
 mod end;
+mod engine;
 mod ffi;
 mod flight;
 mod group;
 mod lane;
-mod library;
 mod place;
 mod process;
 mod watch;
 mod wire;
 
 pub use end::end;
-pub use flight::staging;
+pub use ffi::library;
 pub use process::Process;
 
 use super::launch::Announced;
+use super::solo::Staging;
 use super::threads::guarded;
-use super::{Setup, World};
+use super::{Kind, Setup, World};
 use crate::config::Reductions;
 use crate::{Error, Result};
 use engine::Engine;
@@ -58,7 +59,7 @@ pub fn start(announced: &Announced) -> Result<()> {
     let world = universe.world();
     let (rank, size) = (world.rank() as usize, world.size() as usize);
     *UNIVERSE.lock().expect("no panic under the lock") = Some(universe);
-    let library = ffi::library();
+    let library = library();
     if threads < Threading::Serialized {
         let problem = format!("{library} serves one thread of a process only ({threads:?})");
         return refuse(problem, "use an MPI library built with threads");
@@ -69,7 +70,10 @@ pub fn start(announced: &Announced) -> Result<()> {
              library do not belong together",
             announced.launcher, announced.shown
         );
-        return refuse(problem, "start it with the launcher of that library, or build it with this launcher's mpicc");
+        return refuse(
+            problem,
+            "start it with the launcher of that library, or build it with this launcher's mpicc",
+        );
     }
     let places = Place::exchange(&world);
     place::same_program(&places)?;
@@ -85,6 +89,24 @@ pub fn start(announced: &Announced) -> Result<()> {
     thread.map_err(|e| Error::launch(format!("cannot start a thread for MPI: {e}"), ""))?;
     PROCESS.get_or_init(|| process);
     Ok(())
+}
+
+/// What a collective takes besides its buffer.
+pub fn staging(reductions: Reductions) -> Staging {
+    match reductions {
+        Reductions::Ordered => flight::staging,
+        Reductions::Library => |call, n| match by_library::does(call, n) {
+            true => by_library::staging(call, n),
+            false => flight::staging(call, n),
+        },
+    }
+}
+
+/// The library's own blocking collective, with nothing of ours around it.
+pub fn library_does(process: &Process, kind: Kind, from: &[f32], to: &mut [f32]) -> Result<()> {
+    let _engine = process.engine();
+    let lost = |problem| Error::RankLost { rank: process.rank, problem };
+    process.link.blocking(kind, from, to).map_err(lost)
 }
 
 /// Threads that this rank may run, if the ranks of its host share their cores.

@@ -46,9 +46,7 @@ const LARGEST: usize = 1 << 30;
 
 impl Process {
     pub fn new(rank: usize, places: Vec<Place>, link: Link, engine: Engine) -> Arc<Process> {
-        let here = places.iter().filter(|p| p.host == places[rank].host).count();
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let threads = super::place::threads(&places, rank);
+        let own_core = super::place::share(&places, rank) > 0.99;
         Arc::new(Process {
             rank,
             link,
@@ -59,7 +57,7 @@ impl Process {
             largest: AtomicUsize::new(LARGEST),
             recent: Recent::default(),
             unwaited: Mutex::default(),
-            spins: if here * threads <= cores.max(here * threads.min(1)) { SPINS } else { 0 },
+            spins: if own_core { SPINS } else { 0 },
             places,
         })
     }

@@ -44,7 +44,8 @@ impl<'a> Watch<'a> {
         {
             let rank = member(gone);
             let place = &places[rank];
-            let problem = format!("its process {} on {} is gone; {}", place.pid, place.host, self.story(engine, id));
+            let problem =
+                format!("its process {} on {} is gone; {}", place.pid, place.host, self.story(engine, id));
             return Some((rank, problem));
         }
         let returned = |m: &&(usize, bool)| {
@@ -63,7 +64,10 @@ impl<'a> Watch<'a> {
             if asked.elapsed() > ASKED {
                 self.said = true;
                 let story = self.story(engine, id);
-                crate::terminal::say(&format!("espalier: asked to stop, and rank {} is {story}", member(&first)));
+                crate::terminal::say(&format!(
+                    "espalier: asked to stop, and rank {} is {story}",
+                    member(&first)
+                ));
             }
         }
         None
@@ -88,7 +92,8 @@ impl<'a> Watch<'a> {
             format!("rank {member} (process {} on {}) {stand}, {last}", place.pid, place.host)
         };
         let stories: Vec<String> = missing.iter().take(8).map(story).collect();
-        let more = if missing.len() > 8 { format!("; and {} more", missing.len() - 8) } else { String::new() };
+        let more =
+            if missing.len() > 8 { format!("; and {} more", missing.len() - 8) } else { String::new() };
         format!(
             "missing in collective {sequence} of {}, {call}, for which rank {} waits (deadline {:?}): {}{more}",
             group.axis,

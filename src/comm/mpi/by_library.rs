@@ -5,13 +5,15 @@
 //! MPI wants places to read and to write that do not overlap, so a copy lies in staging.
 
 use super::ffi::{Link, Outcome, Request};
+use super::flight::part;
+use super::wire::SMALL;
 use crate::comm::Kind;
 use crate::comm::call::Call;
 
-/// Whether the library can do it: counts are 32 bits wide.
-pub fn can(call: &Call) -> bool {
-    matches!(call.kind, Kind::AllReduce | Kind::ReduceScatter | Kind::AllGather)
-        && i32::try_from(call.len).is_ok()
+/// Whether the library does it: a sum or a gather that is not small. Its counts are 32 bits wide.
+pub fn does(call: &Call, n: usize) -> bool {
+    let kind = matches!(call.kind, Kind::AllReduce | Kind::ReduceScatter | Kind::AllGather);
+    kind && n > 1 && part(call, n) > SMALL && i32::try_from(call.len).is_ok() && call.refusal(n).is_none()
 }
 
 /// Bytes besides the buffer.
