@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// What is summed at a time, bytes, and what all staging together may be before chunks get smaller.
-pub const CHUNK: usize = 256 << 10;
+pub const CHUNK: usize = 512 << 10;
 const STAGING: usize = 8 << 20;
 /// What is moved at a time without a sum.
 const MESSAGE: usize = 1 << 20;
