@@ -92,7 +92,9 @@ fn several(world: &World) -> Result<Left> {
     let (c, a) = (c.wait()?, a.wait()?);
     world.barrier("between")?;
     let (e, b, d) = (e.wait()?, b.wait()?, d.wait()?);
-    let name = |i: usize, t: &Tensor| (format!("{} of several", ["a", "b", "c", "d", "e"][i]), t.dtype(), t.bytes().to_vec());
+    let name = |i: usize, t: &Tensor| {
+        (format!("{} of several", ["a", "b", "c", "d", "e"][i]), t.dtype(), t.bytes().to_vec())
+    };
     let mut left: Left = [a, b, c, d, e].iter().enumerate().map(|(i, t)| name(i, t)).collect();
     let place = [back.rank(), mesh.dp.rank(), mesh.tp.size()].map(|x| x as u8);
     left.push(("place".into(), DType::F64, place.to_vec()));

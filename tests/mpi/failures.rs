@@ -105,7 +105,9 @@ fn an_error_of_one_rank_is_said_once_and_is_the_exit_code_of_all() {
 fn a_panic_and_a_dropped_collective_end_all_ranks() {
     ends("panic", 5, |_| vec!["rank 2: panicked: index 7 out of range".into()]);
     ends("drop", 5, |len| {
-        vec![format!("rank 2: dropped all_reduce sum of {len} f32 (loss), collective 1 of world, without waiting for it")]
+        vec![format!(
+            "rank 2: dropped all_reduce sum of {len} f32 (loss), collective 1 of world, without waiting for it"
+        )]
     });
 }
 
@@ -129,6 +131,9 @@ fn a_rank_that_is_killed_ends_the_run_at_once() {
         // The launcher may be faster, and kill the others before they can say it.
         let said = e.said();
         assert!(said.len() == 1 || !is_open_mpi(), "{size}: {}", e.stderr);
-        assert!(said.iter().all(|s| s.starts_with("espalier: rank 2: its process ") && s.contains(" is gone; ")), "{said:?}");
+        assert!(
+            said.iter().all(|s| s.starts_with("espalier: rank 2: its process ") && s.contains(" is gone; ")),
+            "{said:?}"
+        );
     }
 }

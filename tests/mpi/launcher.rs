@@ -30,11 +30,17 @@ pub fn is_open_mpi() -> bool {
 }
 
 fn launcher() -> &'static str {
-    let names: [&str; 3] =
-        if is_open_mpi() { ["mpirun.openmpi", "mpirun", "mpiexec"] } else { ["mpirun.mpich", "mpiexec.hydra", "mpiexec"] };
+    let names: [&str; 3] = if is_open_mpi() {
+        ["mpirun.openmpi", "mpirun", "mpiexec"]
+    } else {
+        ["mpirun.mpich", "mpiexec.hydra", "mpiexec"]
+    };
     let path = std::env::var_os("PATH").unwrap_or_default();
     let is_there = |name: &&str| std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
-    names.into_iter().find(is_there).unwrap_or_else(|| panic!("no launcher of {}: none of {names:?}", library()))
+    names
+        .into_iter()
+        .find(is_there)
+        .unwrap_or_else(|| panic!("no launcher of {}: none of {names:?}", library()))
 }
 
 /// Runs a command as n processes in a folder.

@@ -37,7 +37,8 @@ lr = [{ kind = "const", to = 1e-3 }]
 fn workplace() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/text");
-    let files: Vec<PathBuf> = ["1821-Monroe-1.txt", "1829-Jackson-1.txt"].iter().map(|f| text.join(f)).collect();
+    let files: Vec<PathBuf> =
+        ["1821-Monroe-1.txt", "1829-Jackson-1.txt"].iter().map(|f| text.join(f)).collect();
     build_bytes(&files, &dir.path().join("corpus")).unwrap();
     std::fs::write(dir.path().join("run.toml"), RUN).unwrap();
     dir
@@ -53,14 +54,20 @@ fn lines(dir: &Path, run: &str, kind: &str) -> Vec<String> {
     let text = std::fs::read_to_string(dir.join(run).join("metrics.jsonl")).unwrap();
     let rows = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
     rows.filter(|r| r["kind"] == kind)
-        .map(|r| format!("{} {} {} {} {}", r["loss"], r["grad_norm"], r["comm_bytes"], r["nll_token"], r["program_hashes"]))
+        .map(|r| {
+            format!(
+                "{} {} {} {} {}",
+                r["loss"], r["grad_norm"], r["comm_bytes"], r["nll_token"], r["program_hashes"]
+            )
+        })
         .collect()
 }
 
 #[test]
 fn a_run_has_the_bits_of_one_whose_ranks_are_threads() {
     let dir = workplace();
-    for (ranks, set) in [(2, ["parallel.tp=1", "parallel.zero=1"]), (4, ["parallel.tp=2", "parallel.zero=0"])] {
+    for (ranks, set) in [(2, ["parallel.tp=1", "parallel.zero=1"]), (4, ["parallel.tp=2", "parallel.zero=0"])]
+    {
         let args = |name: &str| {
             let set = set.iter().flat_map(|s| ["--set".to_string(), s.to_string()]);
             let start = ["train", "run.toml", "--threads", "1", "--set"].map(String::from);
@@ -94,10 +101,19 @@ fn a_run_has_the_bits_of_one_whose_ranks_are_threads() {
         let to = [0, 1].map(|i| format!("jsonl:{}", file(i).display()));
         let e = alone(dir.path(), &["score", &names[0], "corpus", "--as", &to[0], "--threads", "1"]);
         assert_eq!(e.code, Some(0), "{}", e.stderr);
-        let e = run(ranks, dir.path(), ESPALIER, &["score", &names[0], "corpus", "--as", &to[1], "--threads", "1"], &[]);
+        let e = run(
+            ranks,
+            dir.path(),
+            ESPALIER,
+            &["score", &names[0], "corpus", "--as", &to[1], "--threads", "1"],
+            &[],
+        );
         assert_eq!(e.code, Some(0), "{}", e.stderr);
         assert_eq!(e.stdout.matches("predictions").count(), 1, "{}", e.stdout);
-        assert!(std::fs::read(file(0)).unwrap() == std::fs::read(file(1)).unwrap(), "scores of {ranks} ranks");
+        assert!(
+            std::fs::read(file(0)).unwrap() == std::fs::read(file(1)).unwrap(),
+            "scores of {ranks} ranks"
+        );
     }
 }
 
@@ -120,7 +136,13 @@ fn what_all_ranks_find_is_said_once() {
     let e = run(3, dir.path(), ESPALIER, &["train", "--nope"], &[]);
     assert_eq!((e.code, e.stderr.matches("unexpected argument").count()), (Some(2), 1), "{}", e.stderr);
     let e = run(3, dir.path(), ESPALIER, &["train", "run.toml", "--dry-run"], &[]);
-    assert_eq!((e.code, e.stdout.matches("memory of a rank").count()), (Some(0), 1), "{}{}", e.stdout, e.stderr);
+    assert_eq!(
+        (e.code, e.stdout.matches("memory of a rank").count()),
+        (Some(0), 1),
+        "{}{}",
+        e.stdout,
+        e.stderr
+    );
 }
 
 #[test]
