@@ -3,7 +3,7 @@
 use super::generate::model::tokenizer;
 use super::ranks::Ranks;
 use crate::checkpoint::Checkpoint;
-use crate::comm::{Mesh, World, run_ranks};
+use crate::comm::{Mesh, Setup, World, processes};
 use crate::config::{EvalWeights, RunConfig};
 use crate::data::ngram::{MOST_TOKENS, Text};
 use crate::data::{Corpus, Domain, HeldOut};
@@ -83,12 +83,15 @@ impl Eval {
             "bf16" => DType::Bf16,
             _ => DType::F32,
         };
-        let (launch, weights) = (self.ranks.launch(Duration::from_secs(600)), self.ranks.weights());
+        let (launch, weights) = (self.ranks.launch(Duration::from_secs(600))?, self.ranks.weights());
         fits::launch("eval", &checkpoint, &launch, self.ranks.tp, seq_len)?;
         checkpoint.check_values(weights.into())?;
         let held = self.held_out(&checkpoint, &run, seq_len)?;
         let questions = self.choices.as_deref().map(choices::read).transpose()?;
         let (mut lines, accuracy) = self.evaluate(&checkpoint, dtype, seq_len, &launch, &held, &questions)?;
+        if !processes::is_first() {
+            return Ok(());
+        }
         if self.baselines {
             lines = with_baselines(lines, &held)?;
         }
@@ -184,11 +187,12 @@ impl Eval {
             };
             Ok((lines, accuracy))
         };
-        let all = run_ranks(launch.ranks, launch.deadline, |world| {
+        let all = processes::run(launch.ranks, &Setup::new(launch.deadline), |world| {
             let abort = world.clone();
             rank(world).inspect_err(|e| abort.abort(&e.to_string()))
         })?;
-        Ok(all.into_iter().next().expect("there is a rank 0"))
+        // All ranks have the same.
+        Ok(all.into_iter().next().expect("this process has a rank"))
     }
 }
 

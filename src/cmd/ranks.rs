@@ -1,5 +1,7 @@
 //! The options of a command that looks at a trained model: over which ranks it is spread, and with which weights.
 
+use crate::Result;
+use crate::comm::processes;
 use crate::config::EvalWeights;
 use crate::train::run::Launch;
 use std::time::Duration;
@@ -9,9 +11,9 @@ pub struct Ranks {
     /// The moving average of the weights (optim.ema) instead of the trained ones
     #[arg(long)]
     ema: bool,
-    /// Ranks, as threads of this process
-    #[arg(long, default_value_t = 1)]
-    ranks: usize,
+    /// Ranks, as threads of this process [default: 1; under mpirun or srun each process is a rank]
+    #[arg(long)]
+    ranks: Option<usize>,
     /// Ranks that split the model; the rest share the text
     #[arg(long, default_value_t = 1)]
     pub tp: usize,
@@ -21,8 +23,8 @@ pub struct Ranks {
 }
 
 impl Ranks {
-    pub fn launch(&self, deadline: Duration) -> Launch {
-        Launch { ranks: self.ranks, threads: self.threads, deadline }
+    pub fn launch(&self, deadline: Duration) -> Result<Launch> {
+        Ok(Launch { ranks: processes::ranks(self.ranks)?, threads: self.threads, deadline })
     }
 
     pub fn weights(&self) -> EvalWeights {

@@ -1,6 +1,7 @@
 //! `score RUN CORPUS`: losses of every token and document of a corpus.
 
 use super::ranks::Ranks;
+use crate::comm::processes;
 use crate::config::{EvalWeights, RunConfig};
 use crate::data::Corpus;
 use crate::device::DType;
@@ -87,9 +88,10 @@ impl Score {
             save_every: Duration::from_secs(self.save_every),
             tell: true,
         };
-        let s = score(&job, &self.ranks.launch(Duration::from_secs(self.deadline)))?;
+        let s = score(&job, &self.ranks.launch(Duration::from_secs(self.deadline))?)?;
         let averaged = if job.weights == EvalWeights::Ema { " by the average of the weights" } else { "" };
         match self.json {
+            _ if !processes::is_first() => {}
             true => println!("{}", row(&s, job.weights)),
             false => println!("{}{averaged}: {}", self.corpus.display(), line(&s)),
         }

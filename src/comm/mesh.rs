@@ -6,6 +6,7 @@
 //! Neighbouring ranks share a node; tensor parallelism talks most, shards of one model next. Rank arithmetic lives
 //! only here.
 
+use super::solo::Staging;
 use super::{Comm, Solo};
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -73,8 +74,18 @@ impl Mesh {
     }
 
     /// The same as any rank of the world. `dp`: the ranks of dp, and of a shard group.
-    pub fn pretend_rank(rank: usize, (dp, shard): (usize, usize), tp: usize) -> Mesh {
-        let world = Solo::pretend(rank, dp * tp, "world");
+    pub fn pretend_rank(rank: usize, dp: (usize, usize), tp: usize) -> Mesh {
+        Mesh::pretend_staged(rank, dp, tp, None)
+    }
+
+    /// The same with the memory that a transport takes counted.
+    pub fn pretend_staged(
+        rank: usize,
+        (dp, shard): (usize, usize),
+        tp: usize,
+        staging: Option<Staging>,
+    ) -> Mesh {
+        let world = Solo::pretend(rank, dp * tp, "world").staged(staging);
         let dp_rank = rank / tp;
         let part = |rank, size, axis| Arc::new(world.pretend_part(rank, size, axis)) as Arc<dyn Comm>;
         let whole = part(dp_rank, dp, "dp");

@@ -188,6 +188,16 @@ pub struct ParallelConfig {
     pub micro_batch: Option<usize>,
     pub accumulate: Accumulate,
     pub recompute: Recompute,
+    pub reductions: Reductions,
+}
+
+/// Who sums over ranks that are processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reductions {
+    /// This program, in rank order: the same bits for every transport.
+    Ordered,
+    /// The MPI library, in an order of its choice.
+    Library,
 }
 
 impl ParallelConfig {
