@@ -19,6 +19,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 fn config(model: &str, rest: &str) -> RunConfig {
+    config_with(model, rest, &[])
+}
+
+fn config_with(model: &str, rest: &str, set: &[String]) -> RunConfig {
     let text = format!(
         r#"schema = 1
         [run]
@@ -36,7 +40,7 @@ fn config(model: &str, rest: &str) -> RunConfig {
         lr = [{{ kind = "const", to = 1e-3 }}]
         "#
     );
-    RunConfig::parse(&text, "test.toml", &[]).expect("a run file")
+    RunConfig::parse(&text, "test.toml", set).expect("a run file")
 }
 
 /// Rows of different documents; which tokens does not matter.
@@ -132,6 +136,36 @@ fn the_meta_arena_foretells_the_cpu_arena_and_the_bytes_sent_of_every_zero_stage
         (untied, "zero = 3\ntp = 2\nshard = \"2 ranks\"", 8),
     ] {
         check(parallel, &config(model, &format!("[parallel]\nmicro_batch = 2\n{parallel}")), ranks);
+    }
+}
+
+#[test]
+fn between_updates_a_rank_keeps_the_bytes_per_parameter_that_its_zero_stage_says() {
+    // Of a shard group of 4: weights, gradients, moments and (bf16) masters; arXiv 1910.02054, with f32 gradients.
+    let d = 4.0;
+    let table = [
+        ("f32", [16.0, 8.0 + 8.0 / d, 4.0 + 12.0 / d, 16.0 / d]),
+        ("bf16", [18.0, 6.0 + 12.0 / d, 2.0 + 16.0 / d, 16.0 / d]),
+    ];
+    for (dtype, stages) in table {
+        for (zero, bytes) in stages.into_iter().enumerate() {
+            for (parallel, ranks) in [("", 4), ("shard = \"4 ranks\"", 8)] {
+                if zero == 0 && ranks == 8 {
+                    continue; // shard groups are a matter of ZeRO
+                }
+                let parallel = format!("[parallel]\nmicro_batch = 1\nzero = {zero}\n{parallel}");
+                let set = [format!("run.dtype={dtype}")];
+                let c = config_with("preset = \"gpt2-124m\"", &parallel, &set);
+                let mut r = Rehearsal::new(&c, 1, ranks);
+                r.update(&c.phases[0]).expect("a rehearsal");
+                r.update(&c.phases[0]).expect("a rehearsal");
+                let live = r.replica.dev.arena().used().live;
+                let state = [Category::Weights, Category::Grads, Category::Optimizer].map(|c| live[c as usize]);
+                let each = state.iter().sum::<usize>() as f64 / c.model.params() as f64;
+                println!("{dtype} zero {zero}, {ranks} ranks: {each:.3} bytes per parameter, {bytes} by the table");
+                assert!((each / bytes - 1.0).abs() < 0.03, "{dtype} zero {zero}: {each} and not {bytes}");
+            }
+        }
     }
 }
 
