@@ -160,9 +160,12 @@ fn between_updates_a_rank_keeps_the_bytes_per_parameter_that_its_zero_stage_says
                 r.update(&c.phases[0]).expect("a rehearsal");
                 r.update(&c.phases[0]).expect("a rehearsal");
                 let live = r.replica.dev.arena().used().live;
-                let state = [Category::Weights, Category::Grads, Category::Optimizer].map(|c| live[c as usize]);
+                let state =
+                    [Category::Weights, Category::Grads, Category::Optimizer].map(|c| live[c as usize]);
                 let each = state.iter().sum::<usize>() as f64 / c.model.params() as f64;
-                println!("{dtype} zero {zero}, {ranks} ranks: {each:.3} bytes per parameter, {bytes} by the table");
+                println!(
+                    "{dtype} zero {zero}, {ranks} ranks: {each:.3} bytes per parameter, {bytes} by the table"
+                );
                 assert!((each / bytes - 1.0).abs() < 0.03, "{dtype} zero {zero}: {each} and not {bytes}");
             }
         }

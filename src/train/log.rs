@@ -18,7 +18,12 @@ impl Rank<'_> {
         }
     }
 
-    pub(super) fn describe(&mut self, launch: &Launch, start: &resume::Start, programs: &[u64]) -> Result<()> {
+    pub(super) fn describe(
+        &mut self,
+        launch: &Launch,
+        start: &resume::Start,
+        programs: &[u64],
+    ) -> Result<()> {
         let programs: Vec<_> = programs.iter().map(|p| format!("{p:016x}")).collect();
         let (config, mesh) = (self.config, &self.replica.mesh);
         let model = &config.model;

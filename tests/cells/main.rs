@@ -75,7 +75,9 @@ fn main() -> ExitCode {
     let Counts { passed, failed } = counts;
     if done.is_ok() && processes::is_first() {
         let word = if failed == 0 { "ok" } else { "FAILED" };
-        println!("\ntest result: {word}. {passed} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out");
+        println!(
+            "\ntest result: {word}. {passed} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out"
+        );
     }
     match processes::end(&done) {
         0 => ExitCode::from(u8::from(failed > 0)),

@@ -5,7 +5,7 @@ use crate::cell::Cell;
 use crate::gather::{Part, all_gradients, all_weights};
 use crate::replica::{Setup, VOCAB, gpt2, llama};
 use espalier::Result;
-use espalier::comm::{Comm, Reduce, Solo, World};
+use espalier::comm::{Comm, Reduce, World};
 use espalier::config::{ModelConfig, OptimKind, Positions, Precision};
 use espalier::device::{Category, DType, Device};
 use espalier::params::{LocalBox, Shard};
@@ -15,7 +15,6 @@ use espalier::train::replica::Replica;
 use espalier::train::step::{MicroBatch, Update, step};
 use espalier::train::vote::Ballot;
 use std::collections::HashMap;
-use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
 const SEQ_LEN: usize = 16;
@@ -74,12 +73,13 @@ pub fn cells(world: World, cells: &[Cell]) -> Result<Vec<Report>> {
     let mut twins: Vec<(Cell, String, u64)> = vec![];
     let mut reports = vec![];
     for cell in cells {
-        if !alone.contains_key(&cell.llama) {
+        let want = alone.entry(cell.llama).or_insert_with(|| {
             let one = Cell { dp: 1, tp: 1, shard: 1, zero: 0, micro: 1, ..cell.twin() };
-            alone.insert(cell.llama, train(Arc::new(Solo::new()), &one, batch_size(world.size()))?);
-        }
-        let trace = train(world.clone(), cell, batch_size(world.size()))?;
-        let want = &alone[&cell.llama];
+            setup(&one).run(|r| train(r, &one, batch_size(world.size()))).remove(0)
+        });
+        let mut replica = setup(cell).replica(world.clone())?;
+        let trace = train(&mut replica, cell, batch_size(world.size()))?;
+        replica.flow.settle(&mut replica.params)?;
         let (gaps, digest) = agree(world.as_ref(), trace.gaps(want, &model(cell)), trace.digest())?;
         let over = |((what, gap), (_, bound)): ((&str, f64), (_, f64))| {
             (gap > bound || gap.is_nan()).then(|| format!("{what} are off by {gap:.2e}"))
@@ -131,36 +131,29 @@ fn model(cell: &Cell) -> ModelConfig {
     if cell.llama { llama() } else { gpt2() }
 }
 
-fn train(world: World, cell: &Cell, batch: usize) -> Result<Trace> {
+fn setup(cell: &Cell) -> Setup {
     // With the usual ε, first updates of AdamW are lr · g / |g| and amplify the rounding of tiny gradients.
-    let adamw = OptimKind::AdamW { betas: [0.9, 0.95], eps: 1e-3, weight_decay: 0.1, moments: Precision::F32 };
-    let (kind, lr) = if cell.llama { (adamw, 3e-4) } else { (OptimKind::Sgd { weight_decay: 0.01 }, 0.1) };
+    let adamw =
+        OptimKind::AdamW { betas: [0.9, 0.95], eps: 1e-3, weight_decay: 0.1, moments: Precision::F32 };
+    let kind = if cell.llama { adamw } else { OptimKind::Sgd { weight_decay: 0.01 } };
     let Cell { dp, tp, shard, zero, accumulate, recompute, .. } = *cell;
-    let setup = Setup {
-        kind,
-        dp,
-        tp,
-        shard,
-        zero,
-        accumulate,
-        recompute,
-        seq_len: SEQ_LEN,
-        ..Setup::solo(model(cell))
-    };
-    let mut r = setup.replica(world)?;
+    Setup { kind, dp, tp, shard, zero, accumulate, recompute, seq_len: SEQ_LEN, ..Setup::solo(model(cell)) }
+}
+
+fn train(r: &mut Replica, cell: &Cell, batch: usize) -> Result<Trace> {
+    let lr = if cell.llama { 3e-4 } else { 0.1 };
     let mut trace = Trace { losses: vec![], norms: vec![], looks: vec![] };
     for i in 0..STEPS {
-        let batches = micro_batches(&r, i, cell, batch);
+        let batches = micro_batches(r, i, cell, batch);
         let all = weight_sum(&[batch::rows(i, 0, batch, SEQ_LEN, VOCAB)]);
         let update = Update { step: i, lr, clip: Some(1.2), weight_sum: all, z_loss: 0.0 };
-        let outcome = step(&mut r, &batches, &update, Ballot::new(1))?;
+        let outcome = step(r, &batches, &update, Ballot::new(1))?;
         trace.losses.push(outcome.loss);
         trace.norms.push(outcome.grad_norm);
         if LOOKS.contains(&(i + 1)) {
-            trace.looks.push([all_gradients(&mut r)?, all_weights(&mut r)?]);
+            trace.looks.push([all_gradients(r)?, all_weights(r)?]);
         }
     }
-    r.flow.settle(&mut r.params)?;
     Ok(trace)
 }
 

@@ -106,7 +106,16 @@ impl Mpi {
         record.sequence = sequence;
         let record = process.recent.push(record);
         let started = Instant::now();
-        Ok(Part { group: self.group.clone(), call, id, sequence, record, started, waited: false, done: false })
+        Ok(Part {
+            group: self.group.clone(),
+            call,
+            id,
+            sequence,
+            record,
+            started,
+            waited: false,
+            done: false,
+        })
     }
 
     /// Waits for a collective without a tensor; what all ranks gave.
