@@ -342,7 +342,10 @@ fn checkpoint_bytes(config: &RunConfig) -> u64 {
         Precision::Bf16 => (2, 4),
     };
     let moments = match config.optim.kind {
-        OptimKind::AdamW { .. } | OptimKind::Adam { .. } => 8,
+        OptimKind::AdamW { moments, .. } | OptimKind::Adam { moments, .. } => match moments {
+            Precision::F32 => 8,
+            Precision::Bf16 => 4,
+        },
         OptimKind::Sgd { .. } => 0,
     };
     let ema = if config.optim.ema.is_some() { 4 } else { 0 };
