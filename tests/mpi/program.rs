@@ -164,3 +164,23 @@ fn a_world_of_one_where_the_launcher_announces_more_is_refused_by_both_names() {
         }
     }
 }
+
+#[test]
+fn a_rank_that_was_given_something_else_is_named_with_what_differs() {
+    let dir = workplace();
+    let batch = "run.global_batch=6";
+    let other = ["train", "run.toml", "--threads", "1", "--set", batch, "--set", "run.seed=2"];
+    let args =
+        [&["train", "run.toml", "--threads", "1", "--set", batch, ":", "-n", "1", ESPALIER][..], &other]
+            .concat();
+    let e = run(2, dir.path(), ESPALIER, &args, &[]);
+    assert_eq!(e.code, Some(2), "{}", e.stderr);
+    let said = e.said();
+    assert!(said.len() == 1 && said[0].starts_with("espalier: rank 2 on "), "{}", e.stderr);
+    assert!(
+        said[0].contains(" differs from rank 0 on ") && said[0].contains(" in the run file; "),
+        "{}",
+        said[0]
+    );
+    assert!(!dir.path().join("run/metrics.jsonl").exists(), "it began");
+}
