@@ -10,6 +10,7 @@ pub mod eval;
 pub mod export;
 pub mod generate;
 pub mod import;
+pub mod ranks;
 pub mod report;
 pub mod score;
 pub mod train;
@@ -52,7 +53,8 @@ enum Command {
     #[command(after_help = "Examples:
   espalier generate runs/quickstart --prompt 'The people '
   espalier generate runs/quickstart --prompt 'The ' --temperature 0      always the likeliest token
-  espalier generate runs/quickstart@100 --prompt 'The ' --seed 7         an earlier checkpoint")]
+  espalier generate runs/quickstart@100 --prompt 'The ' --seed 7         an earlier checkpoint
+  espalier generate runs/averaged --prompt 'The ' --ema                  by the moving average of its weights")]
     Generate(generate::Generate),
     Eval(eval::Eval),
     /// Losses of every token and document of a corpus under a checkpoint

@@ -7,7 +7,7 @@
 //! only here.
 
 use super::solo::Staging;
-use super::{Comm, Solo};
+use super::{Comm, Solo, Spent};
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -95,6 +95,13 @@ impl Mesh {
         };
         let tp = part(rank % tp, tp, "tp");
         Mesh { world: Arc::new(world), dp: whole, tp, shard, replicate }
+    }
+
+    /// Where the time of this rank's collectives went, in all groups.
+    pub fn spent(&self) -> Spent {
+        let shard = if Arc::ptr_eq(&self.dp, &self.shard) { Spent::default() } else { self.shard.spent() };
+        let others = [&self.world, &self.dp, &self.tp, &self.replicate].map(|c| c.spent());
+        others.into_iter().fold(shard, |sum, s| sum + s)
     }
 
     /// Bytes that this rank sent over dp (its shard and replicate groups included) and over tp.

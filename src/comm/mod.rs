@@ -30,7 +30,7 @@ use std::time::Duration;
 
 pub use mesh::Mesh;
 pub use processes::run;
-pub use record::{Kind, Record, Traffic};
+pub use record::{Kind, Record, Spent, Traffic};
 pub use solo::Solo;
 pub use threads::{World, run_ranks};
 
@@ -94,6 +94,8 @@ pub trait Comm: Send + Sync {
     fn abort(&self, reason: &str);
     /// What this rank called and sent in this group.
     fn traffic(&self) -> Traffic;
+    /// Where the time of this rank's collectives in this group went.
+    fn spent(&self) -> Spent;
     /// The last collectives of this rank in all groups, oldest first.
     fn recent(&self) -> Vec<Record>;
 }

@@ -3,7 +3,7 @@
 
 use super::call::Call;
 use super::record::{Counters, Progress, Recent};
-use super::{Comm, InFlight, Kind, Pending, Record, Reduce, Traffic};
+use super::{Comm, InFlight, Kind, Pending, Record, Reduce, Spent, Traffic};
 use crate::device::arena::Buffer;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -154,6 +154,9 @@ impl Comm for Solo {
     }
     fn traffic(&self) -> Traffic {
         self.traffic.read()
+    }
+    fn spent(&self) -> Spent {
+        Spent::default()
     }
     fn recent(&self) -> Vec<Record> {
         self.shared.recent.read()

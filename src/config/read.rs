@@ -15,7 +15,7 @@ pub(super) const TOKENS: std::ops::RangeInclusive<u64> = 1..=1 << 62;
 pub(super) const ATTENTION: &[(&str, Attention)] =
     &[("document", Attention::Document), ("full", Attention::Full)];
 pub(super) const EVAL_WEIGHTS: &[(&str, EvalWeights)] =
-    &[("trained", EvalWeights::Trained), ("ema", EvalWeights::Ema)];
+    &[(EvalWeights::Trained.name(), EvalWeights::Trained), (EvalWeights::Ema.name(), EvalWeights::Ema)];
 pub(super) const DEVICES: &[(&str, DeviceChoice)] =
     &[("auto", DeviceChoice::Auto), ("cpu", DeviceChoice::Cpu), ("cuda", DeviceChoice::Cuda)];
 pub(super) const PRECISIONS: &[(&str, Precision)] = &[("f32", Precision::F32), ("bf16", Precision::Bf16)];

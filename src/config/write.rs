@@ -1,5 +1,6 @@
 //! From a `RunConfig` back to a run file with every key, and to the hash of what determines results.
 
+use super::batches::Ramp;
 use super::model::{ModelConfig, Positions};
 use super::read::{ACCUMULATE, ATTENTION, DEVICES, EVAL_WEIGHTS, PRECISIONS, RECOMPUTE, REDUCTIONS};
 use super::read_data::{IOS, ORDERS, PACKINGS};
@@ -145,6 +146,10 @@ impl RunConfig {
 
     fn phase_lines(&self, p: &PhaseConfig, w: &mut Writer) {
         w.line("name", string(&p.name));
+        // Before `tokens`: where `steps` were given another ramp has another budget, and the ramp is what to name then.
+        if let Some(Ramp { from, by, samples }) = p.batches.ramp() {
+            w.line("batch_ramp", format!("{{ from = {from}, by = {by}, samples = {samples} }}"));
+        }
         w.line("tokens", p.tokens.to_string());
         let shares: Vec<String> = p.mix.iter().map(|(n, x)| format!("{n} = {x:?}")).collect();
         w.line("mix", format!("{{ {} }}", shares.join(", ")));

@@ -9,6 +9,7 @@ pub mod evaluate;
 pub mod fits;
 pub mod loader;
 pub mod lock;
+mod log;
 pub mod metrics;
 pub mod position;
 pub mod progress;

@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::checkpoint::{Checkpoint, Values};
 use crate::comm::Mesh;
-use crate::config::{ModelConfig, OptimConfig, OptimKind};
+use crate::config::{EvalWeights, ModelConfig, OptimConfig, OptimKind};
 use crate::device::{DType, Device};
 use crate::model::Network;
 use crate::optim::{Optimizer, ema::Ema};
@@ -50,6 +50,7 @@ impl Replica {
     /// moments. `dtype`: F32 or Bf16.
     pub fn of_checkpoint(
         checkpoint: &Checkpoint,
+        weights: EvalWeights,
         dtype: DType,
         seq_len: usize,
         dev: Device,
@@ -70,7 +71,10 @@ impl Replica {
         let mut r = Replica::new(dev, mesh, &plan);
         r.params.forget_training();
         let as_stored = meta.dtype == dtype.name();
-        let values = if as_stored { Values::Stored } else { Values::Master };
+        let values = match weights {
+            EvalWeights::Trained if as_stored => Values::Stored,
+            weights => weights.into(),
+        };
         checkpoint.load_weights(&r.dev, &mut r.params, values)?;
         Ok(r)
     }

@@ -6,7 +6,7 @@ use super::process::Process;
 use super::wire::cut;
 use crate::comm::call::Call;
 use crate::comm::record::{Counters, Progress};
-use crate::comm::{Comm, InFlight, Kind, Pending, Record, Reduce, Traffic};
+use crate::comm::{Comm, InFlight, Kind, Pending, Record, Reduce, Spent, Traffic};
 use crate::device::DType;
 use crate::{Error, Result, tensor::Tensor};
 use std::sync::Arc;
@@ -72,12 +72,12 @@ impl Group {
 /// One rank's end of a group.
 pub struct Mpi {
     group: Arc<Group>,
-    traffic: Counters,
+    traffic: Arc<Counters>,
 }
 
 impl Mpi {
     pub fn new(group: Arc<Group>) -> Mpi {
-        Mpi { group, traffic: Counters::default() }
+        Mpi { group, traffic: Arc::default() }
     }
 
     fn start(&self, kind: Kind, t: Tensor, reduce: Reduce, root: usize, what: &str) -> Result<Pending> {
@@ -88,7 +88,7 @@ impl Mpi {
         }
         assert!(!t.is_shared(), "{call}: the tensor is shared");
         let part = self.post(call, Values::Tensor(t))?;
-        Ok(Pending::in_flight(Moving(part)))
+        Ok(Pending::in_flight(Moving(part, self.traffic.clone())))
     }
 
     fn post(&self, call: Call, values: Values) -> Result<Part> {
@@ -105,7 +105,17 @@ impl Mpi {
         let (id, sequence) = process.start(&self.group, call.clone(), values)?;
         record.sequence = sequence;
         let record = process.recent.push(record);
-        Ok(Part { group: self.group.clone(), call, id, sequence, record, waited: false, done: false })
+        let started = Instant::now();
+        Ok(Part {
+            group: self.group.clone(),
+            call,
+            id,
+            sequence,
+            record,
+            started,
+            waited: false,
+            done: false,
+        })
     }
 
     /// Waits for a collective without a tensor; what all ranks gave.
@@ -113,7 +123,7 @@ impl Mpi {
         let (dtype, len) = (DType::F64, words.len());
         let call = Call { kind, reduce: Reduce::Sum, root: 0, dtype, len, what: cut(what).into() };
         self.traffic.add(kind, 0, self.size());
-        match self.post(call, Values::Words(words))?.complete()? {
+        match self.post(call, Values::Words(words))?.complete()?.0 {
             Values::Words(all) => Ok(all),
             Values::Tensor(_) => Ok(vec![]),
         }
@@ -127,18 +137,20 @@ struct Part {
     id: u32,
     sequence: u64,
     record: u64,
+    started: Instant,
     waited: bool,
     done: bool,
 }
 
 impl Part {
-    fn complete(mut self) -> Result<Values> {
+    /// What it brought, and when it was done.
+    fn complete(mut self) -> Result<(Values, Instant)> {
         self.waited = true;
         self.progress(Progress::Waiting);
         let mut flight = self.group.process.finish(self.id)?;
         self.done = true;
         self.progress(Progress::Done);
-        Ok(flight.values().expect("it has them until they are taken"))
+        Ok((flight.values().expect("it has them until they are taken"), flight.moved))
     }
     fn progress(&self, progress: Progress) {
         self.group.process.recent.progress(self.record, progress);
@@ -159,11 +171,15 @@ impl Drop for Part {
     }
 }
 
-struct Moving(Part);
+struct Moving(Part, Arc<Counters>);
 
 impl InFlight for Moving {
     fn wait(self: Box<Self>) -> Result<Tensor> {
-        match self.0.complete()? {
+        let Moving(part, traffic) = *self;
+        let (started, asked) = (part.started, Instant::now());
+        let (values, done) = part.complete()?;
+        traffic.waited(started, done, asked);
+        match values {
             Values::Tensor(t) => Ok(t),
             Values::Words(_) => unreachable!("it was started with a tensor"),
         }
@@ -226,6 +242,9 @@ impl Comm for Mpi {
     }
     fn traffic(&self) -> Traffic {
         self.traffic.read()
+    }
+    fn spent(&self) -> Spent {
+        self.traffic.spent()
     }
     fn recent(&self) -> Vec<Record> {
         self.group.process.recent.read()

@@ -21,6 +21,7 @@ use super::run::Launch;
 use super::step::{MicroBatch, evaluate};
 use crate::checkpoint::Checkpoint;
 use crate::comm::{Mesh, Reduce, Setup, World, processes};
+use crate::config::EvalWeights;
 use crate::data::Corpus;
 use crate::device::{Category, DType, Device};
 use crate::signal;
@@ -45,6 +46,7 @@ pub struct Job<'a> {
     /// F32 or Bf16: what the model computes with.
     pub dtype: DType,
     pub tp: usize,
+    pub weights: EvalWeights,
     /// At least one.
     pub outputs: Vec<Output>,
     /// How often it is noted how far it is.
@@ -142,6 +144,7 @@ impl Job<'_> {
             |key: &str, problem: String, remedy: &str| Err(Error::config("score", key, problem, remedy));
         let Windows { seq_len, stride, rows } = self.windows;
         fits::launch("score", self.checkpoint, launch, self.tp, seq_len)?;
+        self.checkpoint.check_values(self.weights.into())?;
         if stride == 0 || stride > seq_len {
             let problem = format!("windows of {seq_len} tokens begin {stride} apart");
             return refuse("--stride", problem, "give 1 up to --seq-len");
@@ -176,6 +179,7 @@ impl Job<'_> {
         json!({
             "version": 1, "checkpoint": format!("{:016x}", xxh3_64(&manifest)),
             "corpus": format!("{:016x}", self.corpus.hash()), "dtype": self.dtype.name(),
+            "weights": self.weights.name(),
             "seq_len": seq_len, "stride": stride, "rows": rows,
             "documents": [self.documents.start, self.documents.end],
             "outputs": self.outputs.iter().map(|o| format!("{o:?}")).collect::<Vec<_>>(),
@@ -199,7 +203,8 @@ fn rank_main(job: &Job, launch: &Launch, writer: Option<&Writer>, world: World) 
         _ => None,
     };
     let dev = Device::cpu(launch.threads_per_rank());
-    let mut r = Replica::of_checkpoint(job.checkpoint, job.dtype, job.windows.seq_len, dev, mesh)?;
+    let mut r =
+        Replica::of_checkpoint(job.checkpoint, job.weights, job.dtype, job.windows.seq_len, dev, mesh)?;
     let mut cutter = Cutter::new(job.corpus, job.windows, place, job.documents.end);
     let mut pace = Pace::new(job, start)?;
     let mut saved = Instant::now();
