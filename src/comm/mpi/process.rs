@@ -118,7 +118,7 @@ impl Process {
     /// Waits for a collective and takes it out.
     pub fn finish(&self, id: u32) -> Result<Box<Flight>> {
         let mut watch = None;
-        let ended = self.until(|engine, naps| {
+        self.until(|engine, naps| {
             let lost = engine.lost.is_some();
             let flight = engine.flight(id);
             match flight.stage.clone() {
@@ -138,8 +138,7 @@ impl Process {
                 Stage::Moving => {}
             }
             engine.lost.as_ref().map(|lost| Err(lost.error()))
-        });
-        ended
+        })
     }
 
     /// Drives the engine until `done` says something; `naps` is true for it now and then when nothing happens.
