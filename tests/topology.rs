@@ -246,9 +246,7 @@ fn assert_same_training(a: &Trace, b: &Trace, case: &str) {
 
 #[test]
 fn all_zero_stages_give_the_same_bits() {
-    for (model, kind) in
-        [(gpt2(), Setup::solo(gpt2()).kind), (llama(), bf16_moments()), (llama(), sgd())]
-    {
+    for (model, kind) in [(gpt2(), Setup::solo(gpt2()).kind), (llama(), bf16_moments()), (llama(), sgd())] {
         for (dp, tp, micro_batches) in [(2, 1, 2), (4, 1, 1), (2, 2, 2)] {
             let run = |topology| train(&model, kind, (5, 3e-4), topology);
             let want = run(topology(dp, tp, micro_batches, 0));

@@ -102,7 +102,8 @@ mod tests {
             assert!(low.abs() <= x.abs() && x.abs() <= high.abs() && low.abs() <= high.abs());
             let n = 100_000;
             let sum: f64 =
-                (0..n).map(|i| f64::from(round(x, stream.at(i, 0) & 0xffff).to_f32())).sum::<f64>() / n as f64;
+                (0..n).map(|i| f64::from(round(x, stream.at(i, 0) & 0xffff).to_f32())).sum::<f64>()
+                    / n as f64;
             let step = f64::from(high - low).abs();
             assert!((sum - f64::from(x)).abs() <= 0.01 * step, "{x}: {sum}, between {low} and {high}");
         }

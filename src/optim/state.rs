@@ -143,7 +143,8 @@ impl Optimizer {
                 correction2: (1.0 - beta2.powi(t as i32)).sqrt() as f32,
                 scale,
             };
-            let adam = if matches!(kind, OptimKind::Adam { .. }) { adam::<T, true> } else { adam::<T, false> };
+            let adam =
+                if matches!(kind, OptimKind::Adam { .. }) { adam::<T, true> } else { adam::<T, false> };
             match moments {
                 // SAFETY: as above.
                 Moments::F32(m, v) => unsafe { adam(step, g, m.part(local.clone()), v.part(local), w) },
