@@ -317,7 +317,7 @@ fn checkpoint_bytes(config: &RunConfig) -> u64 {
     config.model.params() * (weights + master + moments + ema)
 }
 
-/// Slurm may be a minute late; then twice what a checkpoint takes at 100 MB/s, which shared file systems manage.
+/// A minute for the update under way, and twice what a checkpoint takes at 100 MB/s, which shared file systems manage.
 fn slurm_signal_s(checkpoint_bytes: u64) -> u64 {
     60 + 2 * checkpoint_bytes.div_ceil(100_000_000)
 }
