@@ -53,7 +53,7 @@ fn a_cancelled_job_leaves_a_checkpoint_with_which_the_next_ends_with_the_same_lo
     let job = run.submit();
     run.await_step(60);
     job.cancel(&[]);
-    job.await_state(&["CANCELLED"], &run);
+    job.await_state("CANCELLED", &run);
     let log = rig::until("the end of its tasks", || {
         let log = run.log();
         log.contains("as asked").then_some(log)
@@ -76,7 +76,7 @@ fn a_node_that_vanishes_is_named_and_the_job_goes_on_when_it_is_back() {
     run.await_step(2 * EVERY + 10);
     rig.tool(&["cut", "n2"]);
     // The ranks of n1 find out after their deadline; Slurm would later, by SlurmdTimeout.
-    job.await_state(&["PENDING"], &run);
+    job.await_state("PENDING", &run);
     let log = run.log();
     assert!(log.contains("rank 2") && log.contains("n2"), "{log}");
     assert!(run.has_checkpoint(2 * EVERY), "{log}");

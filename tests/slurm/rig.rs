@@ -202,24 +202,18 @@ impl Job<'_> {
         all.split_whitespace().find_map(|f| f.strip_prefix(&key)).expect("Slurm says it").to_string()
     }
 
-    pub fn await_state(&self, states: &[&str], run: &Run) -> String {
-        let what = || format!("job in state {states:?}, it is {}; {}", self.field("JobState"), run.log());
-        let began = Instant::now();
-        loop {
+    pub fn await_state(&self, wanted: &str, run: &Run) {
+        until(&format!("job in state {wanted}"), || {
             let state = self.field("JobState");
-            if states.contains(&state.as_str()) {
-                return state;
-            }
-            assert!(began.elapsed() < PATIENCE, "{}", what());
-            std::thread::sleep(Duration::from_millis(100));
-        }
+            let over = ["COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL", "TIMEOUT"].contains(&state.as_str());
+            assert!(!over || state == wanted, "{state} instead of {wanted}: {}", run.log());
+            (state == wanted).then_some(())
+        });
     }
 
     /// Waits until it has ended well.
     pub fn complete(&self, run: &Run) {
-        let ends = ["COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL", "TIMEOUT"];
-        let state = self.await_state(&ends, run);
-        assert_eq!(state, "COMPLETED", "{}", run.log());
+        self.await_state("COMPLETED", run);
         assert_eq!(self.field("ExitCode"), "0:0");
     }
 
