@@ -34,14 +34,14 @@ fn a_job_told_to_stop_saves_queues_itself_again_and_ends_with_the_same_losses() 
     let Some(rig) = Rig::up() else { return };
     let run = rig.run("stopped");
     let job = run.submit();
-    run.await_step(60);
+    run.await_step(40);
     // What --signal=USR1@N does when N seconds are left: to all tasks, not to the script.
     job.cancel(&["--signal=USR1"]);
     job.complete(&run);
     assert_eq!((job.field("Restarts").as_str(), run.attempts()), ("1", 2), "{}", run.log());
     let log = run.log();
     let stopped: u64 = between(&log, "stopped at step ", " as asked").parse().expect("a step");
-    assert!((60..STEPS).contains(&stopped) && log.contains(&format!("resuming at step {stopped} ")), "{log}");
+    assert!((40..STEPS).contains(&stopped) && log.contains(&format!("resuming at step {stopped} ")), "{log}");
     assert_eq!(run.losses(), *calm(&rig));
 }
 
@@ -51,7 +51,7 @@ fn a_cancelled_job_leaves_a_checkpoint_with_which_the_next_ends_with_the_same_lo
     let Some(rig) = Rig::up() else { return };
     let run = rig.run("cancelled");
     let job = run.submit();
-    run.await_step(60);
+    run.await_step(40);
     job.cancel(&[]);
     job.await_state("CANCELLED", &run);
     let log = rig::until("the end of its tasks", || {

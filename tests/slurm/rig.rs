@@ -8,12 +8,12 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-pub const STEPS: u64 = 300;
+pub const STEPS: u64 = 150;
 /// A checkpoint is written every so many updates.
-pub const EVERY: u64 = 50;
+pub const EVERY: u64 = 25;
 const RUN: &str = r#"
 schema = 1
-checkpoint = { every = "50 steps" }
+checkpoint = { every = "25 steps" }
 [run]
 dir = "run"
 seed = 7
@@ -34,7 +34,7 @@ tp = 2
 zero = 1
 [[phase]]
 name = "one"
-steps = 300
+steps = 150
 mix = { text = 1.0 }
 lr = [{ kind = "linear", to = 2e-3, frac = 0.1 }, { kind = "cosine", to = 1e-4 }]
 "#;
