@@ -5,8 +5,9 @@ use espalier::config::RunConfig;
 use espalier::device::{Category, Device, arena::MemoryUse};
 use espalier::params::RandomInit;
 use espalier::tape::Seq;
+use espalier::train::agreement;
 use espalier::train::corpora::Split;
-use espalier::train::rehearsal::{Rehearsal, check_agreement, program_hashes};
+use espalier::train::rehearsal::{Rehearsal, program_hashes};
 use espalier::train::replica::Replica;
 use espalier::train::run::plan;
 use espalier::train::step::{MicroBatch, Update, step};
@@ -148,14 +149,20 @@ fn ranks_of_a_run_have_the_same_program_and_runs_that_differ_have_others() {
 }
 
 #[test]
-fn a_run_whose_ranks_have_different_programs_is_refused() {
-    let run = run_ranks(2, Duration::from_secs(10), |world| {
-        let programs = [7 << 40, 9 + world.rank() as u64];
-        check_agreement(&Device::cpu(1), world.as_ref(), &[programs[0]])?;
-        check_agreement(&Device::cpu(1), world.as_ref(), &programs)
-    });
-    let message = run.expect_err("they differ").to_string();
-    assert!(message.contains("different programs in phase 1"), "{message}");
+fn a_run_whose_ranks_differ_is_refused_by_rank_and_by_what_differs() {
+    let check = |ranks: usize, facts: &(dyn Fn(usize) -> Vec<(&'static str, u64)> + Sync)| {
+        run_ranks(ranks, Duration::from_secs(10), |world| {
+            let own = facts(world.rank()).into_iter().map(|(name, hash)| (name.to_string(), hash));
+            agreement::check(&Device::cpu(1), world.as_ref(), &own.collect::<Vec<_>>())
+        })
+    };
+    let phases = |rank: usize| vec![("the run file", 7 << 40), ("phase 1", 9 + rank as u64 / 2)];
+    assert!(check(2, &phases).is_ok());
+    let message = check(3, &phases).expect_err("the third differs").to_string();
+    assert!(message.contains("rank 2 differs from rank 0 in phase 1"), "{message}");
+    let more = |rank: usize| vec![("the run file", 7); 1 + (rank == 0) as usize];
+    let message = check(3, &more).expect_err("the first has more").to_string();
+    assert!(message.contains("rank 0 differs from rank 1"), "{message}");
 }
 
 fn espalier(args: &[&str]) -> Command {

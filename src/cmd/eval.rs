@@ -2,7 +2,7 @@
 
 use super::generate::model::tokenizer;
 use crate::checkpoint::Checkpoint;
-use crate::comm::{Mesh, World, run_ranks};
+use crate::comm::{Mesh, Setup, World, processes};
 use crate::config::RunConfig;
 use crate::data::ngram::{MOST_TOKENS, Text};
 use crate::data::{Corpus, Domain, HeldOut};
@@ -52,9 +52,9 @@ pub struct Eval {
     /// f32 or bf16 [default: as the checkpoint]
     #[arg(long, value_parser = ["f32", "bf16"])]
     dtype: Option<String>,
-    /// Ranks, as threads of this process
-    #[arg(long, default_value_t = 1)]
-    ranks: usize,
+    /// Ranks, as threads of this process [default: 1; under mpirun or srun each process is a rank]
+    #[arg(long)]
+    ranks: Option<usize>,
     /// Ranks that split the model; the rest share the text
     #[arg(long, default_value_t = 1)]
     tp: usize,
@@ -88,11 +88,18 @@ impl Eval {
             "bf16" => DType::Bf16,
             _ => DType::F32,
         };
-        let launch = Launch { ranks: self.ranks, threads: self.threads, deadline: Duration::from_secs(600) };
+        let launch = Launch {
+            ranks: processes::ranks(self.ranks)?,
+            threads: self.threads,
+            deadline: Duration::from_secs(600),
+        };
         fits::launch("eval", &checkpoint, &launch, self.tp, seq_len)?;
         let held = self.held_out(&checkpoint, &run, seq_len)?;
         let questions = self.choices.as_deref().map(choices::read).transpose()?;
         let (mut lines, accuracy) = self.evaluate(&checkpoint, dtype, seq_len, &launch, &held, &questions)?;
+        if !processes::is_first() {
+            return Ok(());
+        }
         if self.baselines {
             lines = with_baselines(lines, &held)?;
         }
@@ -185,11 +192,12 @@ impl Eval {
             };
             Ok((lines, accuracy))
         };
-        let all = run_ranks(launch.ranks, launch.deadline, |world| {
+        let all = processes::run(launch.ranks, &Setup::new(launch.deadline), |world| {
             let abort = world.clone();
             rank(world).inspect_err(|e| abort.abort(&e.to_string()))
         })?;
-        Ok(all.into_iter().next().expect("there is a rank 0"))
+        // All ranks have the same.
+        Ok(all.into_iter().next().expect("this process has a rank"))
     }
 }
 

@@ -1,5 +1,6 @@
 //! `score RUN CORPUS`: losses of every token and document of a corpus.
 
+use crate::comm::processes;
 use crate::config::RunConfig;
 use crate::data::Corpus;
 use crate::device::DType;
@@ -44,9 +45,9 @@ pub struct Score {
     /// f32 or bf16 [default: as the checkpoint]
     #[arg(long)]
     dtype: Option<String>,
-    /// Ranks, as threads of this process
-    #[arg(long, default_value_t = 1)]
-    ranks: usize,
+    /// Ranks, as threads of this process [default: 1; under mpirun or srun each process is a rank]
+    #[arg(long)]
+    ranks: Option<usize>,
     /// Ranks that split the model; the rest share the documents
     #[arg(long, default_value_t = 1)]
     tp: usize,
@@ -92,10 +93,11 @@ impl Score {
             save_every: Duration::from_secs(self.save_every),
             tell: true,
         };
-        let launch =
-            Launch { ranks: self.ranks, threads: self.threads, deadline: Duration::from_secs(self.deadline) };
+        let ranks = processes::ranks(self.ranks)?;
+        let launch = Launch { ranks, threads: self.threads, deadline: Duration::from_secs(self.deadline) };
         let s = score(&job, &launch)?;
         match self.json {
+            _ if !processes::is_first() => {}
             true => println!("{}", row(&s)),
             false => println!("{}: {}", self.corpus.display(), line(&s)),
         }

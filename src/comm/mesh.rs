@@ -2,6 +2,7 @@
 //! rank = dp_rank · tp_size + tp_rank. Neighbouring ranks share a node, and tensor parallelism talks most.
 //! Rank arithmetic lives only here.
 
+use super::solo::Staging;
 use super::{Comm, Solo};
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -45,7 +46,12 @@ impl Mesh {
 
     /// The same as any rank of the world.
     pub fn pretend_rank(rank: usize, dp: usize, tp: usize) -> Mesh {
-        let world = Solo::pretend(rank, dp * tp, "world");
+        Mesh::pretend_staged(rank, dp, tp, None)
+    }
+
+    /// The same with the memory that a transport takes counted.
+    pub fn pretend_staged(rank: usize, dp: usize, tp: usize, staging: Option<Staging>) -> Mesh {
+        let world = Solo::pretend(rank, dp * tp, "world").staged(staging);
         let (dp, tp) = (world.pretend_part(rank / tp, dp, "dp"), world.pretend_part(rank % tp, tp, "tp"));
         Mesh { world: Arc::new(world), dp: Arc::new(dp), tp: Arc::new(tp) }
     }

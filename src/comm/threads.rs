@@ -1,6 +1,6 @@
 //! Ranks that are threads of this process: laptops and tests.
 
-use super::flight::Call;
+use super::call::Call;
 use super::group::{Group, Part, Run};
 use super::record::Counters;
 use super::{Comm, InFlight, Kind, Pending, Record, Reduce, Solo, Traffic};
@@ -181,7 +181,7 @@ pub fn run_ranks<R: Send>(
 }
 
 /// Turns a panic into an error with its message.
-fn guarded<R>(rank: usize, f: impl FnOnce() -> Result<R>) -> Result<R> {
+pub(super) fn guarded<R>(rank: usize, f: impl FnOnce() -> Result<R>) -> Result<R> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
         let said = |p: &Box<dyn Any + Send>| {
             p.downcast_ref::<String>().cloned().or_else(|| p.downcast_ref::<&str>().map(|s| s.to_string()))

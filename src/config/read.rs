@@ -21,6 +21,8 @@ pub(super) const DEVICES: &[(&str, DeviceChoice)] =
 pub(super) const PRECISIONS: &[(&str, Precision)] = &[("f32", Precision::F32), ("bf16", Precision::Bf16)];
 pub(super) const ACCUMULATE: &[(&str, Accumulate)] =
     &[("local", Accumulate::Local), ("sharded", Accumulate::Sharded)];
+pub(super) const REDUCTIONS: &[(&str, Reductions)] =
+    &[("ordered", Reductions::Ordered), ("library", Reductions::Library)];
 pub(super) const RECOMPUTE: &[(&str, Recompute)] =
     &[("keep", Recompute::Keep), ("cheap", Recompute::Cheap), ("full", Recompute::Full)];
 
@@ -153,6 +155,7 @@ fn parallel(t: &Table) -> Result<ParallelConfig> {
         micro_batch: t.usize("micro_batch", GLOBAL_BATCH)?,
         accumulate,
         recompute: t.choice("recompute", RECOMPUTE)?.unwrap_or(Recompute::Keep),
+        reductions: t.choice("reductions", REDUCTIONS)?.unwrap_or(Reductions::Ordered),
     })
 }
 

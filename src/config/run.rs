@@ -177,6 +177,16 @@ pub struct ParallelConfig {
     pub micro_batch: Option<usize>,
     pub accumulate: Accumulate,
     pub recompute: Recompute,
+    pub reductions: Reductions,
+}
+
+/// Who sums over ranks that are processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reductions {
+    /// This program, in rank order: the same bits for every transport.
+    Ordered,
+    /// The MPI library, in an order of its choice.
+    Library,
 }
 
 /// The ranks over which state is sharded; the rest of dp replicates.

@@ -1,7 +1,7 @@
 //! From a `RunConfig` back to a run file with every key, and to the hash of what determines results.
 
 use super::model::{ModelConfig, Positions};
-use super::read::{ACCUMULATE, ATTENTION, DEVICES, EVAL_WEIGHTS, PRECISIONS, RECOMPUTE};
+use super::read::{ACCUMULATE, ATTENTION, DEVICES, EVAL_WEIGHTS, PRECISIONS, RECOMPUTE, REDUCTIONS};
 use super::read_data::{IOS, ORDERS, PACKINGS};
 use super::read_model::{ACTIVATIONS, HEADS, NORM_PLACES, NORMS};
 use super::read_phase::{CURSOR, KINDS, OPTIMIZER, SCHEDULE};
@@ -112,6 +112,7 @@ impl RunConfig {
         }
         w.line("accumulate", word(ACCUMULATE, p.accumulate));
         w.line("recompute", word(RECOMPUTE, p.recompute));
+        w.line("reductions", word(REDUCTIONS, p.reductions));
     }
 
     fn optim_lines(&self, w: &mut Writer) {

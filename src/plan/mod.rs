@@ -9,6 +9,7 @@ pub use curve::Point;
 pub use outside::Outside;
 
 use crate::Result;
+use crate::comm::processes;
 use crate::config::{OptimKind, OptimState, PhaseConfig, Precision, RunConfig};
 use crate::data::{Domain, HeldOut};
 use crate::device::{Category, arena::MemoryUse};
@@ -123,7 +124,7 @@ pub struct Memory {
     pub arena: usize,
     pub outside: Outside,
     pub rank: usize,
-    /// All ranks, which are threads of one process.
+    /// All ranks where they are threads of one process, one where each is a process.
     pub process: usize,
 }
 
@@ -267,7 +268,10 @@ impl Memory {
             at_once: of_rank(most, |m| m.peak_total).unwrap_or(0),
             arena,
             rank: arena + outside.rank(),
-            process: arenas + moments.len() * outside.rank() + outside.process,
+            process: match processes::joined() {
+                None => arenas + moments.len() * outside.rank() + outside.process,
+                Some(_) => arena + outside.rank() + outside.process,
+            },
             outside,
         }
     }

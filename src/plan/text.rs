@@ -2,6 +2,7 @@
 
 use super::curve::{self, Point};
 use super::{DryRun, Phase};
+use crate::comm::processes;
 use crate::device::Category;
 use crate::train::progress::count;
 use std::fmt;
@@ -169,9 +170,10 @@ impl DryRun {
         writeln!(f, "  {:<32}{:>10}   the one that needs most", "a rank", size(m.rank))?;
         writeln!(
             f,
-            "  {:<32}{:>10}   all ranks, {} for the program",
+            "  {:<32}{:>10}   {}, {} for the program",
             "process",
             size(m.process),
+            if processes::joined().is_some() { "one rank" } else { "all ranks" },
             size(o.process)
         )?;
         for p in self.phases.iter().take(LISTED) {

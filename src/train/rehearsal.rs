@@ -7,12 +7,12 @@ use super::replica::Replica;
 use super::run::plan;
 use super::step::{MicroBatch, Update, step};
 use super::vote::Ballot;
-use crate::comm::{Comm, Mesh, Reduce};
+use crate::Result;
+use crate::comm::{Mesh, Reduce, processes};
 use crate::config::{PhaseConfig, RunConfig};
 use crate::device::{Category, DType, Device};
 use crate::tape::Seq;
 use crate::tensor::Tensor;
-use crate::{Error, Result};
 
 /// One rank of a run, pretended.
 pub struct Rehearsal<'a> {
@@ -22,7 +22,8 @@ pub struct Rehearsal<'a> {
 
 impl<'a> Rehearsal<'a> {
     pub fn new(config: &'a RunConfig, rank: usize, dp: usize) -> Rehearsal<'a> {
-        let mesh = Mesh::pretend_rank(rank, dp, config.parallel.tp);
+        let staging = processes::staging(config.parallel.reductions);
+        let mesh = Mesh::pretend_staged(rank, dp, config.parallel.tp, staging);
         Rehearsal { config, replica: Replica::new(Device::meta(), mesh, &plan(config)) }
     }
 
@@ -89,20 +90,4 @@ pub fn program_hashes(config: &RunConfig, rank: usize, dp: usize) -> Result<Vec<
         Ok(r.replica.dev.arena().program_hash())
     };
     config.phases.iter().map(hash).collect()
-}
-
-/// Refuses a run whose ranks would not run the same programs. Collective over all ranks.
-pub fn check_agreement(dev: &Device, world: &dyn Comm, hashes: &[u64]) -> Result<()> {
-    // The largest of h and of −h over all ranks say whether all h are equal; halves of 32 bits are exact in f64.
-    let halves = hashes.iter().flat_map(|h| [h >> 32, h & 0xffff_ffff]).map(|h| h as f64);
-    let own: Vec<f64> = halves.flat_map(|h| [h, -h]).collect();
-    let most = Tensor::from_slice(dev, 1, own.len(), &own, Category::Comm);
-    let most = world.all_reduce(most, Reduce::Max, "programs of the phases")?.wait()?;
-    match most.data::<f64>().chunks(4).position(|m| m[0] != -m[1] || m[2] != -m[3]) {
-        None => Ok(()),
-        Some(phase) => Err(Error::launch(
-            format!("the ranks would run different programs in phase {phase}: {:016x} here", hashes[phase]),
-            "start all ranks with the same program and run file",
-        )),
-    }
 }

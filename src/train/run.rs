@@ -1,5 +1,6 @@
 //! A run: set up every rank, then phase by phase, update by update, to the end or to a signal.
 
+use super::agreement;
 use super::corpora::{self, Split};
 use super::evaluate::{self, EvalResult};
 use super::loader::{Drawn, Loader};
@@ -12,7 +13,7 @@ use super::replica::{Plan, Replica};
 use super::resume;
 use super::step::{MicroBatch, Outcome, Update, step};
 use super::vote::{Ballot, Vote};
-use crate::comm::{Mesh, World, run_ranks};
+use crate::comm::{Mesh, Setup, World, processes};
 use crate::config::{self, EvalWeights, Every, OptimState, PhaseConfig, Precision, RunConfig};
 use crate::data::{Domain, HeldOut, Snapshot};
 use crate::device::gemm::peak;
@@ -28,9 +29,9 @@ use std::time::{Duration, Instant};
 /// How the run was started.
 #[derive(Clone, Debug)]
 pub struct Launch {
-    /// Ranks as threads of this process.
+    /// All ranks: threads of this process, or processes that MPI joined.
     pub ranks: usize,
-    /// Threads of each rank; None divides the machine's cores.
+    /// Threads of each rank; None divides the machine's cores among its ranks.
     pub threads: Option<usize>,
     /// How long a collective waits for another rank.
     pub deadline: Duration,
@@ -38,8 +39,7 @@ pub struct Launch {
 
 impl Launch {
     pub fn threads_per_rank(&self) -> usize {
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        self.threads.unwrap_or((cores / self.ranks).max(1))
+        self.threads.unwrap_or_else(|| processes::threads_per_rank(self.ranks))
     }
 }
 
@@ -48,10 +48,12 @@ pub fn train(config: &RunConfig, launch: &Launch) -> Result<()> {
     check(config, launch)?;
     let domains = corpora::open(config)?;
     std::fs::create_dir_all(&config.run.dir).map_err(Error::io(&config.run.dir, "create"))?;
-    let _lock = lock::take(&config.run.dir)?;
+    // Of several processes one holds it for all; they write nothing before they have met.
+    let _lock = if processes::is_first() { lock::take(&config.run.dir)? } else { None };
     let start = resume::find(config, &domains)?;
     signal::listen();
-    run_ranks(launch.ranks, launch.deadline, |world| rank_main(config, launch, &domains, &start, world))?;
+    let setup = Setup { deadline: launch.deadline, reductions: config.parallel.reductions };
+    processes::run(launch.ranks, &setup, |world| rank_main(config, launch, &domains, &start, world))?;
     Ok(())
 }
 
@@ -126,7 +128,7 @@ fn rank_main(
     let first = mesh.world.rank() == 0;
     let dev = Device::cpu(launch.threads_per_rank());
     let programs = rehearsal::program_hashes(config, mesh.world.rank(), mesh.dp.size())?;
-    rehearsal::check_agreement(&dev, mesh.world.as_ref(), &programs)?;
+    agreement::check(&dev, mesh.world.as_ref(), &agreement::facts(config, domains, start.step(), &programs))?;
     let mut replica = Replica::new(dev, mesh, &plan(config));
     let position = resume::load(config, start, &mut replica)?;
     let mut rank = Rank {
