@@ -104,6 +104,25 @@ fn a_killed_rank_takes_the_others_along_and_the_job_goes_on() {
     assert_eq!(run.losses(), *calm(&rig));
 }
 
+#[test]
+fn the_kernel_counts_what_metrics_say_was_sent() {
+    let _turn = turn();
+    let Some(rig) = Rig::up() else { return };
+    let run = rig.run("counted");
+    // Gradients of 10 MB and little arithmetic, one rank on each node.
+    let larger =
+        "parallel.tp=1 model.dim=256 model.layers=4 model.ffn_dim=512 run.seq_len=16 phase.0.steps=5";
+    let options: Vec<&str> = larger.split(' ').flat_map(|set| ["--set", set]).collect();
+    let before = rig.sent("n1");
+    run.submit_as(1, &options).complete(&run);
+    let counted = rig.sent("n1") - before;
+    let said: u64 = run.rows().iter().filter_map(|row| row["comm_bytes"]["dp"].as_u64()).sum();
+    assert!(said > 40 << 20, "{said} bytes");
+    let share = counted as f64 / said as f64;
+    println!("{said} bytes said, {counted} counted: {share:.4}");
+    assert!((0.97..1.03).contains(&share), "the kernel counted {counted} bytes, metrics say {said}");
+}
+
 /// A script that prints the process of a rank, as the controller counts processes.
 const RANK_OF: &str = r#"f() {
     for p in /proc/[0-9]*; do

@@ -104,6 +104,13 @@ impl Rig {
             .expect("the rig's tool starts")
     }
 
+    /// Bytes that a node sent since the rig came up, as the kernel counts them on its link.
+    pub fn sent(&self, node: &str) -> u64 {
+        let all = self.tool(&["bytes"]);
+        let line = all.lines().find(|line| line.starts_with(node)).expect("a line for each node");
+        line.split(' ').nth(2).and_then(|n| n.parse().ok()).expect("node, received, sent")
+    }
+
     /// A run that has not begun.
     pub fn run(&self, name: &str) -> Run<'_> {
         let folder = self.folder.path().join(name);
@@ -134,13 +141,16 @@ pub struct Run<'a> {
 impl<'a> Run<'a> {
     /// Two ranks on each of two nodes. The same command begins and goes on.
     pub fn submit(&self) -> Job<'a> {
+        self.submit_as(2, &[])
+    }
+
+    /// So many ranks on each of two nodes, with more options of `train`.
+    pub fn submit_as(&self, ranks_per_node: usize, options: &[&str]) -> Job<'a> {
         let script = project().join("slurm/train.sbatch").to_string_lossy().into_owned();
-        let dir = format!("--chdir={}", self.folder.display());
-        let args =
-            ["exec", "sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=2", "--time=10", "--output=log"];
-        let train = ["run.toml", "--threads", "1", "--deadline", "5"];
-        let args: Vec<&str> =
-            args.iter().copied().chain([dir.as_str(), script.as_str()]).chain(train).collect();
+        let (dir, ranks) = (format!("--chdir={}", self.folder.display()), ranks_per_node.to_string());
+        let sbatch = ["exec", "sbatch", "--parsable", "--nodes=2", "--time=10", "--output=log", &dir];
+        let train = ["--ntasks-per-node", &ranks, &script, "run.toml", "--threads", "1", "--deadline", "5"];
+        let args = [&sbatch[..], &train, options].concat();
         Job { rig: self.rig, id: self.rig.tool(&args).trim().to_string() }
     }
 
@@ -150,7 +160,7 @@ impl<'a> Run<'a> {
     }
 
     /// Rows of metrics.jsonl; what broke off in the middle of a line is none.
-    fn rows(&self) -> Vec<Value> {
+    pub fn rows(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.folder.join("run/metrics.jsonl")).unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
