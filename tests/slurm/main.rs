@@ -105,6 +105,20 @@ fn a_killed_rank_takes_the_others_along_and_the_job_goes_on() {
 }
 
 #[test]
+fn a_cluster_that_works_passes_the_check() {
+    let _turn = turn();
+    let Some(rig) = Rig::up() else { return };
+    let run = rig.run("check");
+    let job = run.sbatch("smoke", 1, &[]);
+    job.complete(&run);
+    let log = run.log();
+    assert!(log.ends_with("smoke: passed\n") && log.contains("resuming at step 15 "), "{log}");
+    for node in ["n1", "n2"] {
+        assert!(rig.sent(node) > 100 << 20, "{node} took no part: {log}");
+    }
+}
+
+#[test]
 fn the_kernel_counts_what_metrics_say_was_sent() {
     let _turn = turn();
     let Some(rig) = Rig::up() else { return };
@@ -114,7 +128,7 @@ fn the_kernel_counts_what_metrics_say_was_sent() {
         "parallel.tp=1 model.dim=256 model.layers=4 model.ffn_dim=512 run.seq_len=16 phase.0.steps=5";
     let options: Vec<&str> = larger.split(' ').flat_map(|set| ["--set", set]).collect();
     let before = rig.sent("n1");
-    run.submit_as(1, &options).complete(&run);
+    run.train(1, &options).complete(&run);
     let counted = rig.sent("n1") - before;
     let said: u64 = run.rows().iter().filter_map(|row| row["comm_bytes"]["dp"].as_u64()).sum();
     assert!(said > 40 << 20, "{said} bytes");

@@ -141,17 +141,23 @@ pub struct Run<'a> {
 impl<'a> Run<'a> {
     /// Two ranks on each of two nodes. The same command begins and goes on.
     pub fn submit(&self) -> Job<'a> {
-        self.submit_as(2, &[])
+        self.train(2, &[])
     }
 
     /// So many ranks on each of two nodes, with more options of `train`.
-    pub fn submit_as(&self, ranks_per_node: usize, options: &[&str]) -> Job<'a> {
-        let script = project().join("slurm/train.sbatch").to_string_lossy().into_owned();
+    pub fn train(&self, ranks_per_node: usize, options: &[&str]) -> Job<'a> {
+        let train = ["run.toml", "--threads", "1", "--deadline", "5"];
+        self.sbatch("train", ranks_per_node, &[&train, options].concat())
+    }
+
+    /// One of the scripts in slurm/.
+    pub fn sbatch(&self, script: &str, ranks_per_node: usize, args: &[&str]) -> Job<'a> {
+        let script = format!("{}/slurm/{script}.sbatch", project().display());
         let (dir, ranks) = (format!("--chdir={}", self.folder.display()), ranks_per_node.to_string());
-        let sbatch = ["exec", "sbatch", "--parsable", "--nodes=2", "--time=10", "--output=log", &dir];
-        let train = ["--ntasks-per-node", &ranks, &script, "run.toml", "--threads", "1", "--deadline", "5"];
-        let args = [&sbatch[..], &train, options].concat();
-        Job { rig: self.rig, id: self.rig.tool(&args).trim().to_string() }
+        let sbatch = ["exec", "sbatch", "--parsable", "--nodes=2", "--time=10", "--output=log"];
+        let what = [&dir, "--ntasks-per-node", &ranks, script.as_str()];
+        let id = self.rig.tool(&[&sbatch[..], &what, args].concat());
+        Job { rig: self.rig, id: id.trim().to_string() }
     }
 
     /// What all its jobs printed.
