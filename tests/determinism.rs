@@ -45,6 +45,7 @@ fn train(setup: &Setup) -> Vec<Bits> {
             losses.push(outcome.loss.to_bits());
             norms.push(outcome.grad_norm.to_bits());
         }
+        r.flow.settle(&mut r.params)?;
         let bytes = |t: &Tensor| if t.exists() { t.bytes().to_vec() } else { vec![] };
         let unit = |(i, u): (usize, &espalier::params::Unit)| {
             let [m, v] = r.optim.moments[i].each_ref().map(bytes);

@@ -138,7 +138,7 @@ fn gradients(r: &mut Replica, batch: &MicroBatch, counts: &Range<usize>) -> Vec<
     let (targets, domains) = (batch.targets.clone(), batch.domains.clone());
     let batch = MicroBatch { seq: batch.seq.clone(), targets, weights, domains };
     r.params.zero_grads(&r.dev);
-    forward_backward(r, &batch, At::default(), Terms::ce(0.1), None).expect("a backward");
+    forward_backward(r, &batch, At::default(), Terms::ce(0.1), false).expect("a backward");
     r.params.units.iter().map(|u| u.grads.data::<f32>().to_vec()).collect()
 }
 

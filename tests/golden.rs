@@ -5,7 +5,7 @@ use espalier::comm::{Mesh, run_ranks};
 use espalier::config::{Group, OptimConfig, OptimKind, Precision};
 use espalier::device::{DType, Device};
 use espalier::hf::HfSource;
-use espalier::params::{LocalBox, ParamSpec, TensorSource};
+use espalier::params::{Accumulate, LocalBox, ParamSpec, TensorSource};
 use espalier::tape::{At, Recompute, Seq};
 use espalier::train::replica::{Plan, Replica};
 use espalier::train::step::{MicroBatch, Terms, Update, forward, forward_backward, step};
@@ -84,6 +84,7 @@ fn with_replica<R: Send>(case: &str, kind: OptimKind, f: impl Fn(&mut Replica) -
             dtype: DType::F32,
             recompute: Recompute::Cheap,
             zero: 0,
+            accumulate: Accumulate::Local,
             seq_len: 96,
         };
         let mut r = Replica::new(Device::cpu(2), Mesh::new(world, 1)?, &plan);
@@ -118,7 +119,7 @@ fn logits_and_losses_equal_those_of_transformers() {
             let logits = r.net.head.logits(&r.dev, tp.as_ref(), &r.params, &r.net.embed, &h).expect("logits");
             let z = weight_sum(&batch);
             let nll =
-                forward_backward(r, &batch, At::default(), Terms::ce(1.0 / z), None).expect("backward").nll;
+                forward_backward(r, &batch, At::default(), Terms::ce(1.0 / z), false).expect("backward").nll;
             (logits.data::<f32>().to_vec(), nll.iter().map(|l| *l as f64).sum::<f64>() / z)
         });
         let want = golden.get("logits");
@@ -163,7 +164,7 @@ fn every_gradient_equals_that_of_transformers() {
         let dir = tempfile::tempdir().expect("a directory");
         let want = gradient_source(case, &golden, dir.path());
         let ours: Vec<(String, ParamSpec, Vec<f32>)> = with_replica(case, adamw(), |r| {
-            forward_backward(r, &batch, At::default(), Terms::ce(1.0 / weight_sum(&batch)), None)
+            forward_backward(r, &batch, At::default(), Terms::ce(1.0 / weight_sum(&batch)), false)
                 .expect("backward");
             let values = |(u, p): (&espalier::params::Unit, &espalier::params::Placed)| {
                 (u.name.clone(), p.spec.clone(), u.grads.data::<f32>()[p.range()].to_vec())
@@ -226,7 +227,7 @@ fn twenty_steps_of_adamw_and_sgd_follow_pytorch() {
 }
 
 /// The hidden states before the head (N, C): what the head's tape was given.
-fn hidden(r: &Replica, seq: &Seq) -> Vec<f32> {
+fn hidden(r: &mut Replica, seq: &Seq) -> Vec<f32> {
     let (tapes, _) = forward(r, seq, At::default(), true).expect("forward");
     let (tape, input, _) = tapes.last().expect("the head's tape");
     tape.value(input.expect("the head has an input")).data::<f32>().to_vec()
@@ -251,11 +252,12 @@ fn minilm_weights_give_the_hidden_states_of_transformers() {
         dtype: DType::F32,
         recompute: Recompute::Keep,
         zero: 0,
+        accumulate: Accumulate::Local,
         seq_len: 64,
     };
     let mut r = Replica::new(Device::cpu(2), Mesh::solo(), &plan);
     r.params.fill(&r.dev, &source).expect("weights");
-    let got = hidden(&r, &Seq::packed(&ids, &lengths));
+    let got = hidden(&mut r, &Seq::packed(&ids, &lengths));
     let want = golden.get("hidden");
     let gap = distance(&got, want, largest(want));
     println!("minilm: hidden states {gap:.1e}");
@@ -274,6 +276,7 @@ fn bf16_training_follows_f32_within_what_its_eight_bits_allow() {
             dtype: DType::Bf16,
             recompute: Recompute::Cheap,
             zero: 0,
+            accumulate: Accumulate::Local,
             seq_len: 96,
         };
         let mut r = Replica::new(Device::cpu(2), Mesh::solo(), &plan);

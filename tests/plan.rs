@@ -2,8 +2,9 @@
 
 use espalier::comm::{Mesh, run_ranks};
 use espalier::config::RunConfig;
-use espalier::device::{Category, Device, arena::MemoryUse};
-use espalier::params::RandomInit;
+use espalier::device::{Category, DType, Device, arena::MemoryUse};
+use espalier::model::Network;
+use espalier::params::{Dp, RandomInit};
 use espalier::tape::Seq;
 use espalier::train::agreement;
 use espalier::train::corpora::Split;
@@ -50,7 +51,8 @@ fn batch(rows: usize, seq_len: usize, vocab: usize) -> MicroBatch {
 /// Memory and bytes sent on (dp, tp, world) by each rank after two updates.
 fn real(config: &RunConfig, ranks: usize) -> Vec<(MemoryUse, [u64; 3])> {
     let run = run_ranks(ranks, Duration::from_secs(120), |world| {
-        let mesh = Mesh::new(world, config.parallel.tp)?;
+        let dp = world.size() / config.parallel.tp;
+        let mesh = Mesh::grid(world, config.parallel.tp, config.parallel.shard_size(dp))?;
         let before = mesh.world.traffic();
         let mut r = Replica::new(Device::cpu(1), mesh, &plan(config));
         r.params.fill(&r.dev, &RandomInit { seed: 1 })?;
@@ -64,9 +66,10 @@ fn real(config: &RunConfig, ranks: usize) -> Vec<(MemoryUse, [u64; 3])> {
                 Update { step: n, lr: 1e-3, clip: Some(1.0), weight_sum: 512.0, z_loss: phase.z_loss };
             step(&mut r, &batches, &update, Ballot::new(config.data.len()))?;
         }
+        r.flow.settle(&mut r.params)?;
         let m = &r.mesh;
-        let sent = [m.dp.traffic(), m.tp.traffic(), m.world.traffic() - before].map(|t| t.bytes());
-        Ok((r.dev.arena().used(), sent))
+        let [dp, tp] = m.sent();
+        Ok((r.dev.arena().used(), [dp, tp, (m.world.traffic() - before).bytes()]))
     });
     run.expect("two updates")
 }
@@ -77,6 +80,8 @@ fn check(name: &str, config: &RunConfig, ranks: usize) {
         let mut r = Rehearsal::new(config, rank, ranks / tp);
         r.update(&config.phases[0]).expect("a rehearsal");
         r.update(&config.phases[0]).expect("a rehearsal");
+        let Replica { flow, params, .. } = &mut r.replica;
+        flow.settle(params).expect("a rehearsal");
         let m = &r.replica.mesh;
         let told = r.replica.dev.arena().used();
         for c in Category::ALL {
@@ -84,11 +89,8 @@ fn check(name: &str, config: &RunConfig, ranks: usize) {
             println!("{name} rank {rank} {c}: {cpu} bytes, {meta} foretold");
         }
         assert_eq!(told, memory, "{name} rank {rank}: foretold, and what it was");
-        assert_eq!(
-            [&m.dp, &m.tp, &m.world].map(|c| c.traffic().bytes()),
-            sent,
-            "{name} rank {rank}: bytes sent"
-        );
+        let [dp, tp] = m.sent();
+        assert_eq!([dp, tp, m.world.traffic().bytes()], sent, "{name} rank {rank}: bytes sent");
         assert!(memory.peak[Category::Workspace as usize] > 0 && memory.peak_total < memory.peak_fresh);
     }
 }
@@ -100,6 +102,65 @@ fn the_meta_arena_foretells_the_cpu_arena_of_a_gpt2_that_keeps_everything() {
         "[parallel]\nmicro_batch = 8",
     );
     check("gpt2 keep", &c, 1);
+}
+
+#[test]
+fn the_meta_arena_foretells_the_cpu_arena_and_the_bytes_sent_of_every_zero_stage() {
+    let tied = "preset = \"gpt2-124m\"\nlayers = 3\ndim = 64\nheads = 4\nffn_dim = 256\nvocab = 500";
+    let untied = "preset = \"llama-tiny\"\nlayers = 3\nvocab = 500\ntied = false";
+    for (model, parallel, ranks) in [
+        (tied, "zero = 1\nshard = \"2 ranks\"", 4),
+        (tied, "zero = 2", 2),
+        (untied, "zero = 2\naccumulate = \"sharded\"", 2),
+        (tied, "zero = 3\nrecompute = \"full\"", 2),
+        (untied, "zero = 3\naccumulate = \"sharded\"", 2),
+        (untied, "zero = 3\ntp = 2\nshard = \"2 ranks\"", 8),
+    ] {
+        check(parallel, &config(model, &format!("[parallel]\nmicro_batch = 2\n{parallel}")), ranks);
+    }
+}
+
+/// Elements of all units with their padding, for shard groups of this size.
+fn padded(config: &RunConfig, shard: usize) -> u64 {
+    let dp = Dp { size: shard, ..Dp::SOLO };
+    let (_, params) = Network::build(&config.model, &Device::meta(), DType::F32, (0, 1), dp, 1);
+    params.units.iter().map(|u| u.len as u64).sum()
+}
+
+#[test]
+fn what_dp_sends_in_an_update_is_what_the_formulas_say() {
+    // Two micro-batches of a model whose embedding is gathered once for each, like the head it is tied to, and its
+    // blocks forward and backward.
+    let model = "preset = \"gpt2-124m\"\nlayers = 3\ndim = 64\nheads = 4\nffn_dim = 256\nvocab = 500";
+    let sent = |parallel: &str| {
+        let c = config(model, &format!("[parallel]\nmicro_batch = 1\n{parallel}"));
+        let mut r = Rehearsal::new(&c, 0, 4);
+        r.update(&c.phases[0]).expect("a rehearsal");
+        assert_eq!(r.split(&c.phases[0]).micro_steps, 2, "the formulas below are for two micro-batches");
+        (r.replica.mesh.sent()[0], c)
+    };
+    let (zero_0, c) = sent("zero = 0");
+    let n = padded(&c, 4);
+    let blocks = {
+        let dp = Dp { size: 4, ..Dp::SOLO };
+        let (_, params) = Network::build(&c.model, &Device::meta(), DType::F32, (0, 1), dp, 1);
+        let blocks = params.units.iter().filter(|u| u.name.starts_with("blocks"));
+        blocks.map(|u| u.len as u64).sum::<u64>()
+    };
+    // Of 4 ranks, each sends 3/4 of a buffer that it scatters or gathers; an element has 4 bytes.
+    let quarter_less = |elements: u64| elements * 4 * 3 / 4;
+    assert_eq!(zero_0, quarter_less(2 * n), "an all_reduce");
+    assert_eq!(sent("zero = 1").0, quarter_less(2 * n), "a reduce_scatter and an all_gather");
+    assert_eq!(sent("zero = 2").0, quarter_less(2 * n), "the same");
+    let sharded = sent("zero = 2\naccumulate = \"sharded\"").0;
+    assert_eq!(sharded, quarter_less(3 * n), "a reduce_scatter for each micro-batch");
+    let gathers = 2 * n + 2 * blocks;
+    assert_eq!(sent("zero = 3").0, quarter_less(n + gathers), "gathers forward and backward");
+    let all = sent("zero = 3\naccumulate = \"sharded\"").0;
+    assert_eq!(all, quarter_less(2 * n + gathers), "and a reduce_scatter for each micro-batch");
+    // Two groups of two: half a buffer in the group, then an all_reduce of half the gradients between the groups.
+    let n = padded(&c, 2);
+    assert_eq!(sent("zero = 1\nshard = \"2 ranks\"").0, 4 * (n / 2 + n / 2 + n / 2));
 }
 
 #[test]
@@ -285,7 +346,7 @@ fn the_page_has_every_part_in_few_lines_and_nothing_is_written() {
         "1: 1.00e-3        2: 1.00e-4",
         "memory of a rank, at its peak",
         "outside the arena",
-        "an update sends, per rank: dp 18.5 MiB, tp 0 B, world 72 B",
+        "an update sends, per rank: dp 12.4 MiB, tp 0 B, world 72 B",
         // 12 bytes for each parameter
         "checkpoint  36.8 MiB each",
     ] {

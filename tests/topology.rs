@@ -12,11 +12,12 @@ mod replica;
 
 use espalier::config::{ModelConfig, OptimKind, Positions, Precision};
 use espalier::device::DType;
+use espalier::params::Accumulate;
 use espalier::tape::At;
 use espalier::train::corpora::weight_sum;
 use espalier::train::step::{MicroBatch, Terms, Update, forward_backward, step};
 use espalier::train::vote::Ballot;
-use gather::{Part, Whole, parts, whole};
+use gather::{Part, Whole, all_gradients, all_weights, whole};
 use replica::{SEQ_LEN, Setup, VOCAB, gpt2, llama};
 
 /// Sequences per update.
@@ -24,20 +25,50 @@ const GLOBAL_BATCH: usize = 8;
 /// Updates after which gradients and weights are compared.
 const LOOKS: [u64; 2] = [1, 5];
 
-/// A topology: dp, tp, micro-batches per rank, ZeRO stage.
-type Topology = (usize, usize, usize, u8);
+/// How an update falls to the ranks.
+#[derive(Clone, Copy, Debug)]
+struct Topology {
+    dp: usize,
+    tp: usize,
+    /// Ranks of a shard group.
+    shard: usize,
+    /// Of a rank.
+    micro_batches: usize,
+    zero: u8,
+    accumulate: Accumulate,
+}
 
-const TOPOLOGIES: [Topology; 10] = [
-    (1, 1, 2, 0),
-    (1, 1, 4, 1),
-    (2, 1, 1, 0),
-    (2, 1, 4, 1),
-    (4, 1, 1, 0),
-    (4, 1, 2, 1),
-    (1, 2, 1, 0),
-    (1, 4, 2, 0),
-    (2, 2, 1, 1),
-    (2, 2, 2, 0),
+const fn topology(dp: usize, tp: usize, micro_batches: usize, zero: u8) -> Topology {
+    Topology { dp, tp, shard: dp, micro_batches, zero, accumulate: Accumulate::Local }
+}
+
+const fn sharded(t: Topology) -> Topology {
+    Topology { accumulate: Accumulate::Sharded, ..t }
+}
+
+const ONE: Topology = topology(1, 1, 1, 0);
+
+const TOPOLOGIES: [Topology; 20] = [
+    topology(1, 1, 2, 0),
+    topology(1, 1, 4, 1),
+    topology(2, 1, 1, 0),
+    topology(2, 1, 4, 1),
+    topology(4, 1, 1, 0),
+    topology(4, 1, 2, 1),
+    topology(1, 2, 1, 0),
+    topology(1, 4, 2, 0),
+    topology(2, 2, 1, 1),
+    topology(2, 2, 2, 0),
+    topology(1, 1, 2, 3),
+    topology(2, 1, 4, 2),
+    topology(4, 1, 1, 3),
+    topology(2, 2, 2, 2),
+    topology(2, 2, 2, 3),
+    sharded(topology(2, 1, 4, 2)),
+    sharded(topology(4, 1, 2, 3)),
+    Topology { shard: 2, ..topology(4, 1, 2, 1) },
+    Topology { shard: 2, ..topology(4, 2, 1, 3) },
+    Topology { shard: 2, ..sharded(topology(4, 1, 2, 3)) },
 ];
 
 /// What a run left, the same for all ranks.
@@ -54,6 +85,11 @@ struct Seen {
     looks: Vec<[Vec<Part>; 2]>,
 }
 
+fn setup(model: &ModelConfig, topology: Topology) -> Setup {
+    let Topology { dp, tp, shard, zero, accumulate, .. } = topology;
+    Setup { dp, tp, shard, zero, accumulate, ..Setup::solo(model.clone()) }
+}
+
 /// What rank `dp.0` of `dp.1` sees of an update.
 fn micro_batches(step: u64, dp: (usize, usize), accumulate: usize) -> Vec<MicroBatch> {
     let micro = GLOBAL_BATCH / dp.1 / accumulate;
@@ -62,27 +98,23 @@ fn micro_batches(step: u64, dp: (usize, usize), accumulate: usize) -> Vec<MicroB
 }
 
 /// The normaliser of an update: of all ranks, which here is known without asking them.
-fn all_weights(step: u64) -> f64 {
+fn weight_of(step: u64) -> f64 {
     weight_sum(&[batch::rows(step, 0, GLOBAL_BATCH, SEQ_LEN, VOCAB)])
 }
 
-fn train(
-    model: &ModelConfig,
-    kind: OptimKind,
-    (steps, lr): (u64, f64),
-    (dp, tp, accumulate, zero): Topology,
-) -> Trace {
-    let setup = Setup { kind, dp, tp, zero, ..Setup::solo(model.clone()) };
+fn train(model: &ModelConfig, kind: OptimKind, (steps, lr): (u64, f64), topology: Topology) -> Trace {
+    let Topology { dp, tp, micro_batches: micro, .. } = topology;
+    let setup = Setup { kind, ..setup(model, topology) };
     let seen = setup.run(|r| {
         let mut seen = Seen { outcomes: vec![], looks: vec![] };
         for i in 0..steps {
-            let batches = micro_batches(i, (r.mesh.dp.rank(), dp), accumulate);
+            let batches = micro_batches(i, (r.mesh.dp.rank(), dp), micro);
             // Gradients are clipped, those of the last steps of GPT-2 are not.
-            let update = Update { step: i, lr, clip: Some(1.2), weight_sum: all_weights(i), z_loss: 0.0 };
+            let update = Update { step: i, lr, clip: Some(1.2), weight_sum: weight_of(i), z_loss: 0.0 };
             let outcome = step(r, &batches, &update, Ballot::new(1))?;
             seen.outcomes.push((outcome.loss, outcome.grad_norm));
             if LOOKS.contains(&(i + 1)) {
-                seen.looks.push([parts(&r.params, |u| &u.grads), parts(&r.params, |u| &u.weights)]);
+                seen.looks.push([all_gradients(r)?, all_weights(r)?]);
             }
         }
         Ok(seen)
@@ -156,7 +188,7 @@ fn check_gradients(model: &ModelConfig, got: &[Whole], wants: &[Whole], bound: f
 }
 
 fn every_topology_trains_like_one_rank(model: ModelConfig, kind: OptimKind, lr: f64) {
-    let want = train(&model, kind, (20, lr), (1, 1, 1, 0));
+    let want = train(&model, kind, (20, lr), ONE);
     for topology in TOPOLOGIES {
         let got = train(&model, kind, (20, lr), topology);
         let (loss, norm) = (relative(&got.losses, &want.losses), relative(&got.norms, &want.norms));
@@ -165,7 +197,7 @@ fn every_topology_trains_like_one_rank(model: ModelConfig, kind: OptimKind, lr: 
         assert!(norm <= 1e-5, "{topology:?}: gradient norms are off by {norm:e}");
         assert!(relative(&got.norms[..5], &want.norms[..5]) <= 1e-6, "{topology:?}: first gradient norms");
         for (i, step) in LOOKS.into_iter().enumerate() {
-            let case = format!("dp, tp, micro-batches, zero {topology:?}, step {step}");
+            let case = format!("{topology:?}, step {step}");
             // In f32 sums of some hundred terms in another order are up to 1.7e-6 apart: the next test is the sharp one.
             check_gradients(&model, &got.looks[i][0], &want.looks[i][0], 2e-6, &case);
             for (got, want) in got.looks[i][1].iter().zip(&want.looks[i][1]) {
@@ -196,20 +228,33 @@ fn every_topology_trains_llama_by_sgd_like_one_rank() {
     every_topology_trains_like_one_rank(llama(), sgd(), 0.1);
 }
 
+fn assert_same_training(a: &Trace, b: &Trace, case: &str) {
+    assert_eq!(a.losses, b.losses, "{case}: losses");
+    assert_eq!(a.norms, b.norms, "{case}: norms");
+    for (a, b) in a.looks.iter().flatten().flatten().zip(b.looks.iter().flatten().flatten()) {
+        assert!(same_bits(&a.values, &b.values), "{case}: {}", a.name);
+    }
+}
+
 #[test]
-fn zero_0_and_zero_1_give_the_same_bits() {
+fn all_zero_stages_give_the_same_bits() {
     for (model, kind) in
         [(gpt2(), Setup::solo(gpt2()).kind), (llama(), Setup::solo(gpt2()).kind), (llama(), sgd())]
     {
-        for (dp, tp, accumulate) in [(2, 1, 2), (4, 1, 1), (2, 2, 2)] {
-            let [a, b] = [0, 1].map(|zero| train(&model, kind, (5, 3e-4), (dp, tp, accumulate, zero)));
-            let case = format!("dp {dp}, tp {tp}");
-            assert_eq!(a.losses, b.losses, "{case}: losses");
-            assert_eq!(a.norms, b.norms, "{case}: norms");
-            for (a, b) in a.looks.iter().flatten().flatten().zip(b.looks.iter().flatten().flatten()) {
-                assert!(same_bits(&a.values, &b.values), "{case}: {}", a.name);
+        for (dp, tp, micro_batches) in [(2, 1, 2), (4, 1, 1), (2, 2, 2)] {
+            let run = |topology| train(&model, kind, (5, 3e-4), topology);
+            let want = run(topology(dp, tp, micro_batches, 0));
+            for zero in 1..=3 {
+                let case = format!("dp {dp}, tp {tp}, zero {zero}");
+                assert_same_training(&run(topology(dp, tp, micro_batches, zero)), &want, &case);
             }
+            let [two, three] = [2, 3].map(|zero| run(sharded(topology(dp, tp, micro_batches, zero))));
+            assert_same_training(&two, &three, &format!("dp {dp}, tp {tp}, sharded sums"));
         }
+        let replicated = |zero| Topology { shard: 2, ..topology(4, 1, 2, zero) };
+        let [one, two, three] = [1, 2, 3].map(|zero| train(&model, kind, (5, 3e-4), replicated(zero)));
+        assert_same_training(&one, &two, "two replicas of two shards, zero 1 and 2");
+        assert_same_training(&one, &three, "two replicas of two shards, zero 1 and 3");
     }
 }
 
@@ -223,20 +268,18 @@ fn z_loss(model: &ModelConfig) -> f64 {
 }
 
 /// The gradients of one update in f64, without an optimizer.
-fn gradients(model: &ModelConfig, (dp, tp, accumulate, zero): Topology) -> Vec<Whole> {
-    let setup = Setup { dtype: DType::F64, dp, tp, zero, kind: sgd(), ..Setup::solo(model.clone()) };
+fn gradients(model: &ModelConfig, topology: Topology) -> Vec<Whole> {
+    let setup = Setup { dtype: DType::F64, kind: sgd(), ..setup(model, topology) };
+    let Topology { dp, tp, micro_batches: micro, .. } = topology;
     let parts = setup.run(|r| {
-        let batches = micro_batches(0, (r.mesh.dp.rank(), dp), accumulate);
-        let mut flights = vec![];
+        let batches = micro_batches(0, (r.mesh.dp.rank(), dp), micro);
         for (i, batch) in batches.iter().enumerate() {
             let last = i + 1 == batches.len();
-            let terms = Terms { scale: 1.0 / all_weights(0), z: z_loss(model) };
-            forward_backward(r, batch, At::default(), terms, last.then_some(&mut flights))?;
+            let terms = Terms { scale: 1.0 / weight_of(0), z: z_loss(model) };
+            forward_backward(r, batch, At::default(), terms, last)?;
         }
-        for (unit, flight) in flights {
-            r.params.units[unit].grads = flight.wait()?;
-        }
-        Ok(parts(&r.params, |u| &u.grads))
+        r.flow.finish(&r.dev, &mut r.params)?;
+        all_gradients(r)
     });
     whole(&parts[..tp].iter().map(Vec::as_slice).collect::<Vec<_>>())
 }
@@ -244,9 +287,9 @@ fn gradients(model: &ModelConfig, (dp, tp, accumulate, zero): Topology) -> Vec<W
 #[test]
 fn in_f64_the_gradients_of_every_topology_are_those_of_one_rank() {
     for model in [gpt2(), llama(), capped()] {
-        let want = gradients(&model, (1, 1, 1, 0));
+        let want = gradients(&model, ONE);
         for topology in TOPOLOGIES {
-            let case = format!("f64, dp, tp, micro-batches, zero {topology:?}");
+            let case = format!("f64, {topology:?}");
             check_gradients(&model, &gradients(&model, topology), &want, 1e-14, &case);
         }
     }

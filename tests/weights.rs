@@ -24,7 +24,7 @@ use espalier::train::replica::Replica;
 use espalier::train::run::{Launch, plan, train};
 use espalier::train::step::{MicroBatch, Terms, Update, forward, forward_backward, step};
 use espalier::train::vote::Ballot;
-use gather::{Part, Whole, parts, whole};
+use gather::{Part, Whole, all_gradients, all_weights, whole};
 use random::Random;
 use replica::{SEQ_LEN, Setup, VOCAB, gpt2, llama};
 use std::path::Path;
@@ -60,7 +60,7 @@ fn with_targets(batch: &MicroBatch, targets: Vec<u32>) -> MicroBatch {
 }
 
 /// −log softmax(logits) of every target, in f64, by the definition.
-fn losses(r: &Replica, seq: &Seq, targets: &[u32]) -> Result<Vec<f64>> {
+fn losses(r: &mut Replica, seq: &Seq, targets: &[u32]) -> Result<Vec<f64>> {
     let (_, h) = forward(r, seq, At::default(), false)?;
     let logits = r.net.head.logits(&r.dev, r.mesh.tp.as_ref(), &r.params, &r.net.embed, &h)?;
     let of = |(l, &target): (&[f64], &u32)| {
@@ -71,7 +71,7 @@ fn losses(r: &Replica, seq: &Seq, targets: &[u32]) -> Result<Vec<f64>> {
 }
 
 /// Σ w·nll / Σ w, by hand.
-fn by_hand(r: &Replica, batches: &[MicroBatch]) -> Result<f64> {
+fn by_hand(r: &mut Replica, batches: &[MicroBatch]) -> Result<f64> {
     let (mut sum, mut weights) = (0.0, 0.0);
     for b in batches {
         let nll = losses(r, &b.seq, &b.targets)?;
@@ -86,7 +86,7 @@ fn gradients(r: &mut Replica, batches: &[MicroBatch]) -> Result<Vec<f64>> {
     r.params.zero_grads(&r.dev);
     let scale = 1.0 / weight_sum(batches);
     for b in batches {
-        forward_backward(r, b, At::default(), Terms::ce(scale), None)?;
+        forward_backward(r, b, At::default(), Terms::ce(scale), false)?;
     }
     Ok(r.params.units.iter().flat_map(|u| u.grads.to_f64()).collect())
 }
@@ -142,7 +142,7 @@ fn a_weighted_batch_has_the_loss_and_the_gradient_of_the_definition() {
             // The losses that a step sums up are f32.
             let mut got = 0.0;
             for b in &batches {
-                let nll = forward_backward(r, b, At::default(), Terms::ce(0.0), None)?.nll;
+                let nll = forward_backward(r, b, At::default(), Terms::ce(0.0), false)?.nll;
                 got += b.weights.iter().zip(&nll).map(|(w, l)| f64::from(w * l)).sum::<f64>() / sum;
             }
             let want = by_hand(r, &batches)?;
@@ -232,7 +232,7 @@ fn update(
             DType::F64 => reduced(r, &own, weight_sum)?,
             _ => step(r, &own, &update, Ballot::new(1))?.loss,
         };
-        Ok((loss, parts(&r.params, |u| &u.grads), parts(&r.params, |u| &u.weights)))
+        Ok((loss, all_gradients(r)?, all_weights(r)?))
     });
     #[allow(clippy::type_complexity)] // a table of cases
     let group = |pick: fn(&(f64, Vec<Part>, Vec<Part>)) -> &Vec<Part>| {
@@ -246,16 +246,14 @@ fn update(
 
 /// Gradients of all ranks, summed; returns the loss.
 fn reduced(r: &mut Replica, batches: &[MicroBatch], weight_sum: f64) -> Result<f64> {
-    let (mut flights, mut ballot) = (vec![], Ballot::new(1));
+    let mut ballot = Ballot::new(1);
     for (i, batch) in batches.iter().enumerate() {
         let last = i + 1 == batches.len();
         let terms = Terms::ce(1.0 / weight_sum);
-        let losses = forward_backward(r, batch, At::default(), terms, last.then_some(&mut flights))?;
+        let losses = forward_backward(r, batch, At::default(), terms, last)?;
         ballot.add_losses(batch, &losses, r.mesh.tp.rank() == 0);
     }
-    for (unit, flight) in flights {
-        r.params.units[unit].grads = flight.wait()?;
-    }
+    r.flow.finish(&r.dev, &mut r.params)?;
     Ok(ballot.cast(&r.dev, &r.mesh)?.loss_sum / weight_sum)
 }
 
@@ -417,7 +415,7 @@ fn a_run_counts_its_targets_as_the_side_stream_says() {
         .map(|w| {
             let range = w * SEQ_LEN..(w + 1) * SEQ_LEN;
             let seq = Seq::packed(&tokens[range.clone()], &[SEQ_LEN]);
-            let nll = losses(&r, &seq, &tokens[range.start + 1..range.end + 1]).expect("a forward");
+            let nll = losses(&mut r, &seq, &tokens[range.start + 1..range.end + 1]).expect("a forward");
             let weights = &values[range.start + 1..range.end + 1];
             (
                 weights.iter().zip(nll).map(|(w, l)| f64::from(*w) * l).sum(),

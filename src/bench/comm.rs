@@ -61,7 +61,7 @@ fn rank(world: World, sizes: &[usize], rounds: usize) -> Result<Vec<Row>> {
                 Kind::ReduceScatter => (len, len / ranks),
                 _ => (len, len),
             };
-            let (from, mut to) = (zeros(give), zeros(get));
+            let (mut from, mut to) = (zeros(give), zeros(get));
             let timed = |f: &mut dyn FnMut() -> Result<bool>| -> Result<Option<f64>> {
                 world.barrier("bench")?;
                 let began = Instant::now();
@@ -70,6 +70,8 @@ fn rank(world: World, sizes: &[usize], rounds: usize) -> Result<Vec<Row>> {
                 Ok(did.then(|| began.elapsed().as_secs_f64()))
             };
             for round in 0..rounds + 1 {
+                // Values lie where a rank that has just computed them has them.
+                t.data_mut::<f32>().fill(round as f32);
                 let time = timed(&mut || {
                     let given = std::mem::take(&mut t);
                     t = match collective {
@@ -81,6 +83,7 @@ fn rank(world: World, sizes: &[usize], rounds: usize) -> Result<Vec<Row>> {
                     Ok(true)
                 })?;
                 ours.extend(time.filter(|_| round > 0));
+                from.data_mut::<f32>().fill(round as f32);
                 let time = timed(&mut || {
                     let did = processes::library(collective, from.data(), to.data_mut());
                     did.transpose().map(|did| did.is_some())

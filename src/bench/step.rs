@@ -9,7 +9,7 @@
 use crate::comm::Mesh;
 use crate::config::{Group, Head, ModelConfig, OptimConfig, OptimKind, Precision};
 use crate::device::{DType, Device};
-use crate::params::RandomInit;
+use crate::params::{Accumulate, RandomInit};
 use crate::rng::Philox;
 use crate::tape::{Recompute, Seq, profile};
 use crate::train::replica::{Plan, Replica};
@@ -150,7 +150,8 @@ pub fn run(what: &Step) -> Result<serde_json::Value> {
     let kind = OptimKind::AdamW { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1, moments: Precision::F32 };
     let optim = OptimConfig { kind, clip: None, groups: vec![no_decay], ema: None };
     let began = Instant::now();
-    let plan = Plan { model: &c, optim: &optim, dtype, recompute, zero: 0, seq_len };
+    let accumulate = Accumulate::Local;
+    let plan = Plan { model: &c, optim: &optim, dtype, recompute, zero: 0, accumulate, seq_len };
     let mut r = Replica::new(Device::cpu(threads), Mesh::solo(), &plan);
     r.params.fill(&r.dev, &RandomInit { seed: 0 })?;
     let init_s = began.elapsed().as_secs_f64();

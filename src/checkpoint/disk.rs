@@ -1,7 +1,9 @@
 //! Writing so that it survives a crash: data before names, and names before what refers to them.
 
 use super::manifest::{FileEntry, hex};
+use crate::device::Elem;
 use crate::{Error, Result};
+use half::bf16;
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::path::Path;
@@ -29,6 +31,17 @@ impl<'a> Writer<'a> {
             self.hash.update(chunk);
             self.out.write_all(chunk).map_err(Error::io(self.path, "write"))?;
             self.bytes += chunk.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// The values as bf16.
+    pub fn put_rounded(&mut self, values: &[f32]) -> Result<()> {
+        let mut rounded = Vec::with_capacity(CHUNK.min(values.len()));
+        for chunk in values.chunks(CHUNK) {
+            rounded.clear();
+            rounded.extend(chunk.iter().map(|v| <bf16 as Elem>::store(*v)));
+            self.put(bytemuck::cast_slice(&rounded))?;
         }
         Ok(())
     }

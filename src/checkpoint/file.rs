@@ -1,8 +1,8 @@
 //! One file of pieces: a safetensors file whose header lists them under the metadata key "pieces".
 
-use super::disk;
+use super::disk::{self, Writer};
 use super::manifest::FileEntry;
-use super::piece::{Outgoing, Piece};
+use super::piece::{Content, Outgoing, Piece};
 use crate::device::DType;
 use crate::params::ParamSpec;
 use crate::{Error, Result};
@@ -24,7 +24,15 @@ const MAX_HEADER: usize = 100_000_000;
 pub fn write(path: &Path, out: &[Outgoing]) -> Result<FileEntry> {
     let entries = out.iter().map(|o| (&o.piece, o.dtype, o.shape.clone()));
     let header = header(entries).map_err(|problem| Error::checkpoint(path, problem, ""))?;
-    disk::write(path, [&header[..]].into_iter().chain(out.iter().map(|o| o.bytes)))
+    let mut file = Writer::create(path)?;
+    file.put(&header)?;
+    for o in out {
+        match o.content {
+            Content::Stored(bytes) => file.put(bytes)?,
+            Content::Rounded(masters) => file.put_rounded(masters)?,
+        }
+    }
+    file.finish()
 }
 
 /// What comes before the values of these pieces, each with the type and shape of its entry, in this order.

@@ -10,7 +10,6 @@ use super::save::Saved;
 use crate::device::DType;
 use crate::params::ParamSpec;
 use crate::{Error, Result};
-use half::bf16;
 use std::path::Path;
 
 /// Values copied at a time.
@@ -61,10 +60,7 @@ fn write(from: &Checkpoint, path: &Path, kinds: &[Kind]) -> Result<Option<FileEn
             let values = &mut values[..CHUNK.min(spec.len() - start)];
             from.read_range(piece.kind, spec, start, values)?;
             match dtype {
-                DType::Bf16 => {
-                    let narrow: Vec<bf16> = values.iter().map(|v| bf16::from_f32(*v)).collect();
-                    out.put(bytemuck::cast_slice(&narrow))?;
-                }
+                DType::Bf16 => out.put_rounded(values)?,
                 _ => out.put(bytemuck::cast_slice(values))?,
             }
         }

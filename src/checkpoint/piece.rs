@@ -6,6 +6,7 @@
 
 use crate::device::DType;
 use crate::params::{LocalBox, ParamSpec};
+use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::Range;
@@ -136,24 +137,35 @@ pub struct Piece {
     pub range: [usize; 2],
 }
 
-/// A piece on its way to a file. The bytes are borrowed from the live state: nothing is copied.
+/// A piece on its way to a file. The values are borrowed from the live state: no second copy of it is made.
 pub struct Outgoing<'a> {
     pub piece: Piece,
     pub dtype: DType,
     pub shape: Vec<usize>,
-    pub bytes: &'a [u8],
+    pub content: Content<'a>,
+}
+
+/// Where the values of a piece are.
+#[derive(Clone, Copy)]
+pub enum Content<'a> {
+    /// As they will be stored.
+    Stored(&'a [u8]),
+    /// Masters whose weights, rounded to bf16, are nowhere in memory (ZeRO 3).
+    Rounded(&'a [f32]),
 }
 
 impl<'a> Outgoing<'a> {
-    /// The part of a tensor that `buffer` holds, if any. The tensor lies at `range` of its unit and `buffer` holds
-    /// elements `held` of the unit. Names of parts end in `@rank`, so that no reader takes a part for the tensor.
+    /// The part of a tensor in elements `slice` of its unit, if any; the tensor lies at `range` of the unit. `buffer` holds
+    /// elements `held` of the unit, in `dtype` or, rounded when it is written, as masters. Names of parts end in `@rank`, so
+    /// that no reader takes a part for the tensor.
     pub fn new(
         kind: Kind,
         (spec, local, range): (&ParamSpec, LocalBox, Range<usize>),
-        (buffer, held): (&'a crate::tensor::Tensor, &Range<usize>),
+        slice: &Range<usize>,
+        (buffer, held, dtype): (&'a Tensor, Range<usize>, DType),
         rank: usize,
     ) -> Option<Outgoing<'a>> {
-        let own = overlap(&range, held);
+        let own = overlap(&range, slice);
         if own.is_empty() {
             return None;
         }
@@ -169,10 +181,12 @@ impl<'a> Outgoing<'a> {
             (false, true) => vec![area.rows, area.cols],
             (false, false) => vec![own.len()],
         };
-        let dtype = buffer.dtype();
-        let bytes =
-            &buffer.bytes()[(own.start - held.start) * dtype.bytes()..(own.end - held.start) * dtype.bytes()];
+        let own = own.start - held.start..own.end - held.start;
+        let content = match (dtype, buffer.dtype()) {
+            (DType::Bf16, DType::F32) => Content::Rounded(&buffer.data()[own]),
+            _ => Content::Stored(&buffer.bytes()[own.start * dtype.bytes()..own.end * dtype.bytes()]),
+        };
         let piece = Piece { entry, tensor: spec.name.clone(), kind, area, range: flat };
-        Some(Outgoing { piece, dtype, shape, bytes })
+        Some(Outgoing { piece, dtype, shape, content })
     }
 }

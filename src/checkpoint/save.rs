@@ -11,10 +11,13 @@ use super::file;
 use super::folder::{old_dir, remove, step_dir};
 use super::manifest::{FORMAT_VERSION, FileEntry, MANIFEST, Manifest, Meta, Topology};
 use super::piece::{Kind, Outgoing};
+use crate::device::DType;
 use crate::optim::Optimizer;
-use crate::params::{Dp, Params, Shard};
+use crate::params::{Dp, Params, Shard, Unit};
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 const MARKER: &str = "incomplete";
@@ -47,57 +50,64 @@ enum Report {
 impl SaveState<'_> {
     /// Of the whole run.
     fn rank(&self) -> usize {
-        self.dp.rank * self.tp.1 + self.tp.0
+        (self.dp.replica.0 * self.dp.size + self.dp.rank) * self.tp.1 + self.tp.0
     }
     fn ranks(&self) -> usize {
-        self.dp.size * self.tp.1
+        self.dp.replica.1 * self.dp.size * self.tp.1
     }
 
-    /// The weights this rank writes: dp rank 0 its tp part; what all tp ranks hold, the first.
+    /// The weights this rank writes.
     pub(super) fn weights(&self) -> Vec<Outgoing<'_>> {
-        if self.dp.rank != 0 {
-            return vec![];
-        }
-        let tensors = self.params.iter().filter(|(_, p)| p.spec.shard != Shard::Replicated || self.tp.0 == 0);
-        tensors
-            .filter_map(|(u, p)| {
-                Outgoing::new(
-                    Kind::Weight,
-                    (&p.spec, p.local, p.range()),
-                    (&u.weights, &(0..u.len)),
-                    self.tp.0,
-                )
-            })
-            .collect()
+        self.pieces(Kind::Weight, |_, u| match u.weights.exists() {
+            true => Some((&u.weights, 0..u.len, u.dtype)),
+            false => Some((&u.master, u.slice.clone(), u.dtype)),
+        })
     }
 
-    /// The state this rank updates; what all dp ranks update (ZeRO 0), the first writes.
+    /// The state of the optimizer that this rank writes.
     pub(super) fn optimizer(&self) -> Vec<Outgoing<'_>> {
         let mut out = vec![];
         for kind in [Kind::Master, Kind::M, Kind::V, Kind::Ema] {
-            for (i, u) in self.params.units.iter().enumerate() {
+            out.extend(self.pieces(kind, |i, u| {
                 let moments = self.optim.and_then(|o| o.moments.get(i));
                 let buffer = match kind {
                     Kind::M => moments.map(|m| &m[0]),
                     Kind::V => moments.map(|m| &m[1]),
                     Kind::Ema => self.optim.and_then(|o| o.ema.as_ref()).map(|e| &e.average[i]),
-                    _ => u.master.exists().then_some(&u.master),
+                    // f32 masters are the weights.
+                    _ => (u.dtype == DType::Bf16 && u.master.exists()).then_some(&u.master),
                 };
-                let Some(buffer) = buffer else { continue };
-                if u.slice == (0..u.len) && self.dp.rank != 0 {
-                    continue;
-                }
-                let ours = u.params.iter().filter(|p| p.spec.shard != Shard::Replicated || self.tp.0 == 0);
-                out.extend(ours.filter_map(|p| {
-                    Outgoing::new(kind, (&p.spec, p.local, p.range()), (buffer, &u.slice), self.rank())
-                }));
-            }
+                buffer.map(|b| (b, u.slice.clone(), b.dtype()))
+            }));
+        }
+        out
+    }
+
+    /// What this rank updates; of what several ranks update, the first writes it: replicas, all dp ranks without ZeRO,
+    /// and all tp ranks of a tensor that each of them holds.
+    fn pieces<'a>(
+        &self,
+        kind: Kind,
+        buffer: impl Fn(usize, &'a Unit) -> Option<(&'a Tensor, Range<usize>, DType)>,
+    ) -> Vec<Outgoing<'a>>
+    where
+        Self: 'a,
+    {
+        let Self { params, tp, dp, .. } = *self;
+        let mut out = vec![];
+        for (i, u) in params.units.iter().enumerate() {
+            let shared = u.slice == (0..u.len) && dp.rank != 0;
+            let Some(buffer) = buffer(i, u).filter(|_| dp.replica.0 == 0 && !shared) else { continue };
+            let ours = u.params.iter().filter(|p| p.spec.shard != Shard::Replicated || tp.0 == 0);
+            out.extend(ours.filter_map(|p| {
+                Outgoing::new(kind, (&p.spec, p.local, p.range()), &u.slice, buffer.clone(), self.rank())
+            }));
         }
         out
     }
 
     fn check(&self, meta: &Meta) -> Result<(), String> {
-        let dtype = self.params.units.first().map(|u| u.weights.dtype().name());
+        let dtype = self.params.units.first().map(|u| u.dtype.name());
         if dtype != Some(meta.dtype.as_str()) {
             return Err(format!("the weights are {dtype:?} and the manifest would say {}", meta.dtype));
         }
@@ -176,7 +186,7 @@ fn write_files(path: &Path, state: &SaveState, meta: &Meta, texts: &[(&str, &str
         state.check(meta).map_err(|problem| Error::checkpoint(path, problem, ""))?;
         let mut files = vec![];
         for (name, out) in [
-            (format!("weights-r{:05}.safetensors", state.tp.0), state.weights()),
+            (format!("weights-r{:05}.safetensors", state.rank()), state.weights()),
             (format!("optim-r{:05}.safetensors", state.rank()), state.optimizer()),
         ] {
             if !out.is_empty() {
@@ -213,7 +223,7 @@ fn finish(dir: &Path, path: &Path, state: &SaveState, meta: &Meta) -> Result<()>
         }
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
-    let topology = Topology { dp: state.dp.size, tp: state.tp.1, zero: state.dp.zero };
+    let topology = Topology { dp: state.dp.size * state.dp.replica.1, tp: state.tp.1, zero: state.dp.zero };
     let params = state.params.iter().map(|(_, p)| p.spec.clone()).collect();
     let manifest = Manifest { format_version: FORMAT_VERSION, topology, meta: meta.clone(), params, files };
     for name in (0..state.ranks()).map(report_name).chain([MARKER.to_string()]) {

@@ -1,6 +1,10 @@
-//! The ranks of a run as a grid, data parallel × tensor parallel, tensor parallel innermost:
-//! rank = dp_rank · tp_size + tp_rank. Neighbouring ranks share a node, and tensor parallelism talks most.
-//! Rank arithmetic lives only here.
+//! The ranks of a run as a grid, data parallel × tensor parallel, tensor parallel innermost, and data parallel as
+//! replicas × shards:
+//!
+//!     rank = dp_rank · tp_size + tp_rank,   dp_rank = replica · shard_size + shard_rank
+//!
+//! Neighbouring ranks share a node; tensor parallelism talks most, shards of one model next. Rank arithmetic lives
+//! only here.
 
 use super::solo::Staging;
 use super::{Comm, Solo};
@@ -14,24 +18,49 @@ pub struct Mesh {
     pub dp: Arc<dyn Comm>,
     /// Ranks that hold different pieces of the model and see the same data.
     pub tp: Arc<dyn Comm>,
+    /// The ranks of dp over which ZeRO splits state.
+    pub shard: Arc<dyn Comm>,
+    /// The ranks of dp that keep the same part of it.
+    pub replicate: Arc<dyn Comm>,
 }
 
 impl Mesh {
-    /// Every rank of the world must call it. Error: `Launch` if tp does not divide the number of ranks.
+    /// One shard group. Every rank of the world must call it. Error: `Launch` if tp does not divide the number of ranks.
     pub fn new(world: Arc<dyn Comm>, tp: usize) -> Result<Mesh> {
+        let dp = world.size() / tp.max(1);
+        Mesh::grid(world, tp, dp.max(1))
+    }
+
+    /// With shard groups of `shard` data-parallel ranks. Every rank of the world must call it. Error: `Launch` if tp does
+    /// not divide the number of ranks, or `shard` that of data-parallel ranks.
+    pub fn grid(world: Arc<dyn Comm>, tp: usize, shard: usize) -> Result<Mesh> {
         let (rank, size) = (world.rank(), world.size());
+        let divisors = |n: usize| {
+            let fits: Vec<String> = (1..=n).filter(|d| n.is_multiple_of(*d)).map(|d| d.to_string()).collect();
+            fits.join(", ")
+        };
         if tp == 0 || !size.is_multiple_of(tp) {
-            let fits: Vec<String> =
-                (1..=size).filter(|d| size.is_multiple_of(*d)).map(|d| d.to_string()).collect();
             return Err(Error::launch(
                 format!("parallel.tp = {tp} does not divide the number of ranks: {size}"),
-                format!("start with a multiple of tp ranks or set parallel.tp to one of {}", fits.join(", ")),
+                format!("start with a multiple of tp ranks or set parallel.tp to one of {}", divisors(size)),
+            ));
+        }
+        let all = size / tp;
+        if shard == 0 || !all.is_multiple_of(shard) {
+            return Err(Error::launch(
+                format!("parallel.shard = {shard} does not divide the number of data-parallel ranks: {all}"),
+                format!("set it to \"all\" or to one of {}", divisors(all)),
             ));
         }
         let (dp_rank, tp_rank) = (rank / tp, rank % tp);
         let dp = world.split(tp_rank, dp_rank, "dp")?;
         let tp = world.split(dp_rank, tp_rank, "tp")?;
-        Ok(Mesh { world, dp, tp })
+        if shard == all {
+            return Ok(Mesh { world, tp, shard: dp.clone(), dp, replicate: Arc::new(Solo::new()) });
+        }
+        let replicas = dp.split(dp_rank % shard, dp_rank / shard, "replicate")?;
+        let shard = dp.split(dp_rank / shard, dp_rank % shard, "shard")?;
+        Ok(Mesh { world, dp, tp, shard, replicate: replicas })
     }
 
     /// One rank.
@@ -41,18 +70,37 @@ impl Mesh {
 
     /// Rank 0 of a mesh without peers, for the Meta device: its collectives only count.
     pub fn pretend(dp: usize, tp: usize) -> Mesh {
-        Mesh::pretend_rank(0, dp, tp)
+        Mesh::pretend_rank(0, (dp, dp), tp)
     }
 
-    /// The same as any rank of the world.
-    pub fn pretend_rank(rank: usize, dp: usize, tp: usize) -> Mesh {
+    /// The same as any rank of the world. `dp`: the ranks of dp, and of a shard group.
+    pub fn pretend_rank(rank: usize, dp: (usize, usize), tp: usize) -> Mesh {
         Mesh::pretend_staged(rank, dp, tp, None)
     }
 
     /// The same with the memory that a transport takes counted.
-    pub fn pretend_staged(rank: usize, dp: usize, tp: usize, staging: Option<Staging>) -> Mesh {
+    pub fn pretend_staged(
+        rank: usize,
+        (dp, shard): (usize, usize),
+        tp: usize,
+        staging: Option<Staging>,
+    ) -> Mesh {
         let world = Solo::pretend(rank, dp * tp, "world").staged(staging);
-        let (dp, tp) = (world.pretend_part(rank / tp, dp, "dp"), world.pretend_part(rank % tp, tp, "tp"));
-        Mesh { world: Arc::new(world), dp: Arc::new(dp), tp: Arc::new(tp) }
+        let dp_rank = rank / tp;
+        let part = |rank, size, axis| Arc::new(world.pretend_part(rank, size, axis)) as Arc<dyn Comm>;
+        let whole = part(dp_rank, dp, "dp");
+        let (shard, replicate) = match shard == dp {
+            true => (whole.clone(), part(0, 1, "replicate")),
+            false => (part(dp_rank % shard, shard, "shard"), part(dp_rank / shard, dp / shard, "replicate")),
+        };
+        let tp = part(rank % tp, tp, "tp");
+        Mesh { world: Arc::new(world), dp: whole, tp, shard, replicate }
+    }
+
+    /// Bytes that this rank sent over dp (its shard and replicate groups included) and over tp.
+    pub fn sent(&self) -> [u64; 2] {
+        let bytes = |c: &Arc<dyn Comm>| c.traffic().bytes();
+        let split = if Arc::ptr_eq(&self.dp, &self.shard) { 0 } else { bytes(&self.shard) };
+        [bytes(&self.dp) + split + bytes(&self.replicate), bytes(&self.tp)]
     }
 }

@@ -51,6 +51,14 @@ pub fn transport() -> String {
     "threads".into()
 }
 
+/// The MPI library of this build.
+pub fn mpi_library() -> Option<String> {
+    #[cfg(feature = "mpi")]
+    return Some(super::mpi::library());
+    #[cfg(not(feature = "mpi"))]
+    None
+}
+
 /// Whether this process does what one process does for all: it writes files that belong to the run and prints results.
 pub fn is_first() -> bool {
     joined().is_none_or(|(rank, _)| rank == 0)

@@ -51,6 +51,12 @@ impl RunConfig {
             return refuse("parallel.tp", format!("tp = {tp} does not divide {ranks} ranks"), remedy);
         }
         let dp = ranks / tp;
+        let shard = self.parallel.shard_size(dp);
+        if !dp.is_multiple_of(shard) {
+            let problem = format!("{shard} ranks do not divide {dp} data-parallel ranks");
+            let remedy = format!("set it to \"all\", or to one of {} ranks", listed(&divisors(dp)));
+            return refuse("parallel.shard", problem, remedy);
+        }
         for (i, phase) in self.phases.iter().enumerate() {
             let (batch, micro) = (phase.global_batch, self.parallel.micro_batch.unwrap_or(1));
             let unit = dp.saturating_mul(micro);

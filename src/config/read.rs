@@ -127,30 +127,39 @@ fn init(t: &Table) -> Result<Init> {
 
 fn parallel(t: &Table) -> Result<ParallelConfig> {
     let zero = t.int("zero", 0..=3)?.unwrap_or(1);
-    if zero >= 2 {
-        return Err(t.not_built("zero", &format!("zero = {zero}"), "use 0 or 1"));
-    }
     let sequence_parallel = t.bool("sequence_parallel")?.unwrap_or(false);
     if sequence_parallel {
         return Err(t.not_built("sequence_parallel", "sequence_parallel = true", "set it to false"));
     }
     let accumulate = t.choice("accumulate", ACCUMULATE)?.unwrap_or(Accumulate::Local);
-    if accumulate == Accumulate::Sharded {
-        return Err(t.not_built("accumulate", "accumulate = \"sharded\"", "use \"local\""));
+    if accumulate == Accumulate::Sharded && zero < 2 {
+        let problem = format!("\"sharded\" with zero = {zero}, where every rank keeps whole gradients");
+        return Err(t.error("accumulate", problem, "set zero to 2 or 3, or accumulate to \"local\""));
     }
-    if let Some(s) = t.str("shard", "\"all\"")?
-        && s != "all"
-    {
-        let ranks = s.strip_suffix(" ranks").is_some_and(|n| n.parse::<usize>().is_ok_and(|n| n > 0));
-        return Err(match s == "node" || ranks {
-            true => t.not_built("shard", &format!("shard = {s:?}"), "use \"all\""),
-            false => t.error("shard", format!("unknown value {s:?}"), "allowed: all"),
-        });
-    }
+    let shard = match t.str("shard", "\"all\" or \"N ranks\"")? {
+        None | Some("all") => Shard::All,
+        Some("node") => {
+            return Err(t.not_built("shard", "shard = \"node\"", "give the ranks of a node: \"8 ranks\""));
+        }
+        Some(s) => match s.strip_suffix(" ranks").and_then(|n| n.parse().ok()).filter(|n| *n > 0) {
+            Some(_) if zero == 0 => {
+                let problem = format!("{s:?} with zero = 0, where nothing is split");
+                return Err(t.error("shard", problem, "set zero to 1, 2 or 3, or shard to \"all\""));
+            }
+            Some(n) => Shard::Ranks(n),
+            None => {
+                return Err(t.error(
+                    "shard",
+                    format!("unknown value {s:?}"),
+                    "allowed: \"all\", \"N ranks\"",
+                ));
+            }
+        },
+    };
     Ok(ParallelConfig {
         tp: t.usize("tp", 1..=1 << 20)?.unwrap_or(1),
         zero: zero as u8,
-        shard: Shard::All,
+        shard,
         sequence_parallel,
         micro_batch: t.usize("micro_batch", GLOBAL_BATCH)?,
         accumulate,

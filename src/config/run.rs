@@ -189,11 +189,20 @@ pub enum Reductions {
     Library,
 }
 
+impl ParallelConfig {
+    /// Data-parallel ranks of a shard group, of `dp`.
+    pub fn shard_size(&self, dp: usize) -> usize {
+        match self.shard {
+            Shard::All => dp,
+            Shard::Ranks(n) => n,
+        }
+    }
+}
+
 /// The ranks over which state is sharded; the rest of dp replicates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shard {
     All,
-    Node,
     Ranks(usize),
 }
 

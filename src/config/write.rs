@@ -102,7 +102,6 @@ impl RunConfig {
         w.line("zero", p.zero.to_string());
         let shard = match p.shard {
             Shard::All => "all".into(),
-            Shard::Node => "node".into(),
             Shard::Ranks(n) => format!("{n} ranks"),
         };
         w.line("shard", string(&shard));

@@ -45,6 +45,10 @@ impl Embedding {
         }
     }
 
+    pub(super) fn has_norm(&self) -> bool {
+        self.norm.is_some()
+    }
+
     pub fn forward(&self, t: &mut Tape, cx: &Cx) -> Result<Var> {
         let lookup = Lookup {
             tokens: self.tokens,

@@ -53,6 +53,18 @@ impl Network {
         (Network { config: config.clone(), dtype, embed, blocks, head }, Params { units })
     }
 
+    /// The units whose weights the loss reads and whose gradients it begins: the head's, and the embedding's if it is
+    /// tied.
+    pub fn loss_units(&self) -> Vec<usize> {
+        let last = self.blocks.len() + 1;
+        if self.head.projection(&self.embed).1 { vec![last] } else { vec![0, last] }
+    }
+
+    /// Whether the backward of a unit reads its weights: a look-up has only gradients.
+    pub fn backward_reads(&self, unit: usize) -> bool {
+        unit > 0 || self.embed.has_norm()
+    }
+
     /// What the projection reads (N, C), without a record for a backward. With a past, after `into_panels`.
     pub fn forward(
         &self,

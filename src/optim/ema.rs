@@ -36,10 +36,7 @@ impl Ema {
         let bytes = params.units.iter().map(|u| 12 * u.slice.len()).sum();
         let all = || {
             for (average, unit) in self.average.iter_mut().zip(&params.units) {
-                let w = match unit.master.exists() {
-                    true => unit.master.data::<f32>(),
-                    false => &unit.weights.data::<f32>()[unit.slice.clone()],
-                };
+                let w = unit.trained();
                 let average = Shared::new(average.data_mut::<f32>());
                 dev.pool().ranges(w.len(), GRAIN, |range| {
                     // SAFETY: ranges of different tasks are disjoint.
@@ -54,8 +51,8 @@ impl Ema {
         profile::time(|| profile::pass("Average of weights", bytes), all);
     }
 
-    /// Puts the average where the model computes, in this rank's slices. f32 weights lie in the average's place
-    /// meanwhile; bf16 ones are in the masters.
+    /// Puts the average where the model computes, in this rank's slices. f32 weights (and, at ZeRO 3, the masters) lie in
+    /// the average's place meanwhile; bf16 ones are in the masters. No weights are on their way.
     pub fn show(&mut self, dev: &Device, params: &mut Params) {
         self.place(dev, params, true);
     }
@@ -70,8 +67,10 @@ impl Ema {
             return;
         }
         for (own, unit) in self.average.iter_mut().zip(&mut params.units) {
-            let Unit { weights, master, slice, .. } = unit;
-            match weights.dtype() {
+            let Unit { weights, master, slice, dtype, .. } = unit;
+            match dtype {
+                // ZeRO 3: the model computes with what is gathered from the masters.
+                _ if !weights.exists() => master.data_mut::<f32>().swap_with_slice(own.data_mut()),
                 DType::Bf16 => {
                     let from = if average { own } else { master };
                     let weights = &mut weights.data_mut::<bf16>()[slice.clone()];

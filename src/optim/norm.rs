@@ -3,7 +3,7 @@
 
 use crate::device::{Category, DType, Device, Shared, simd};
 use crate::ops::reduce::sum;
-use crate::params::{Params, Shard, Unit};
+use crate::params::{Params, Shard, Unit, reduced};
 use crate::tape::profile;
 use crate::tensor::Tensor;
 
@@ -11,7 +11,7 @@ const GRAIN: usize = 1 << 14;
 
 /// Σ g² over this dp rank's part of every unit. A tensor that every tp rank holds is counted by the first only.
 pub fn part_square_sum(dev: &Device, params: &Params, tp_rank: usize) -> f64 {
-    let bytes = || params.units.iter().map(|u| u.part.len() * u.grads.dtype().bytes()).sum();
+    let bytes = || params.units.iter().map(|u| u.part.len() * u.grad_dtype().bytes()).sum();
     let sum = || params.units.iter().map(|u| unit_sum(dev, u, tp_rank)).sum();
     profile::time(|| profile::pass("Gradient norm", bytes()), sum)
 }
@@ -30,13 +30,19 @@ fn unit_sum(dev: &Device, unit: &Unit, tp_rank: usize) -> f64 {
         return 0.0;
     }
     let out = Shared::new(sums.data_mut::<f64>());
-    let grads = unit.grads.data::<f32>();
+    let (grads, first) = reduced(&unit.grads, &unit.part_grads, &unit.part);
+    let grads = grads.data::<f32>();
     dev.pool().run(parts.len(), |i| {
         // SAFETY: each task has its own sum.
         let out = unsafe { out.part(i..i + 1) };
         out[0] = simd(
             #[inline(always)]
-            || grads[parts[i].clone()].chunks(256).map(|c| sum(c, |g| g * g) as f64).sum(),
+            || {
+                grads[parts[i].start - first..parts[i].end - first]
+                    .chunks(256)
+                    .map(|c| sum(c, |g| g * g) as f64)
+                    .sum()
+            },
         );
     });
     sums.data::<f64>().iter().sum()

@@ -4,7 +4,7 @@ use super::adamw::{AdamStep, Master, adam, sgd};
 use super::ema::Ema;
 use crate::config::{OptimConfig, OptimKind};
 use crate::device::{Category, DType, Device, Shared};
-use crate::params::{Params, Unit};
+use crate::params::{Params, Unit, reduced};
 use crate::tape::profile;
 use crate::tensor::Tensor;
 use std::ops::Range;
@@ -80,7 +80,7 @@ impl Optimizer {
         let bytes = params.units.iter().map(|u| 28 * u.slice.len()).sum();
         let all = || {
             for (i, unit) in params.units.iter_mut().enumerate() {
-                match unit.weights.dtype() {
+                match unit.dtype {
                     DType::Bf16 => self.update_unit::<half::bf16>(dev, i, unit, hyper),
                     _ => self.update_unit::<f32>(dev, i, unit, hyper),
                 }
@@ -100,9 +100,11 @@ impl Optimizer {
         hyper: Hyper,
     ) {
         let start = unit.slice.start;
-        let grads = unit.grads.data::<f32>();
-        let stored = Shared::new(unit.weights.data_mut::<T>());
-        let master = unit.master.exists().then(|| Shared::new(unit.master.data_mut::<f32>()));
+        // At stage 3 of ZeRO only the master is here, and it is rounded when it is gathered.
+        let Unit { weights, master, grads, part_grads, part, .. } = unit;
+        let (grads, first) = reduced(grads, part_grads, part);
+        let stored = weights.exists().then(|| Shared::new(weights.data_mut::<T>()));
+        let master = master.exists().then(|| Shared::new(master.data_mut::<f32>()));
         let moments = self.moments.get_mut(i).map(|m| m.each_mut().map(|t| Shared::new(t.data_mut::<f32>())));
         let (spans, t) = (&self.ranges[i], self.t);
         dev.pool().run(spans.len(), |n| {
@@ -110,13 +112,16 @@ impl Optimizer {
             let local = range.start - start..range.end - start;
             let (lr, scale) = ((hyper.lr * lr_scale) as f32, hyper.grad_scale as f32);
             // SAFETY: spans do not overlap.
-            let stored = unsafe { stored.part(range.clone()) };
-            let w = match &master {
-                // SAFETY: as above.
-                Some(master) => Master::Apart(unsafe { master.part(local.clone()) }, stored),
-                None => Master::Same(bytemuck::cast_slice_mut::<T, f32>(stored)),
+            let stored = stored.as_ref().map(|s| unsafe { s.part(range.clone()) });
+            // SAFETY: as above.
+            let master = master.as_ref().map(|m| unsafe { m.part(local.clone()) });
+            let w = match (master, stored) {
+                (Some(master), Some(stored)) => Master::Apart(master, stored),
+                (Some(master), None) => Master::Same(master),
+                (None, Some(stored)) => Master::Same(bytemuck::cast_slice_mut::<T, f32>(stored)),
+                (None, None) => return,
             };
-            let g = &grads[range.clone()];
+            let g = &grads.data::<f32>()[range.start - first..range.end - first];
             match (&self.kind, &moments) {
                 (
                     kind @ (OptimKind::AdamW { betas: [beta1, beta2], eps, .. }

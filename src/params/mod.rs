@@ -1,7 +1,12 @@
-//! Parameters: what a tensor is globally (`ParamSpec`), where a rank keeps its part (`Unit`), and how parts are filled.
+//! Parameters: what a tensor is globally (`ParamSpec`), where a rank keeps its part (`Unit`), how parts are filled, and
+//! how ranks bring each other's (`Flow`).
 
+mod fill;
+mod flow;
 mod spec;
 mod unit;
 
+pub use fill::{RandomInit, TensorSource};
+pub use flow::{Accumulate, Flow};
 pub use spec::{Init, LocalBox, ParamSpec, Shard};
-pub use unit::{Declare, Dp, Params, Placed, RandomInit, TensorSource, Unit};
+pub use unit::{Declare, Dp, Params, Placed, Unit, reduced};

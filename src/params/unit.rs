@@ -2,11 +2,9 @@
 //! updated at once. Weights, gradients, master and moments share one index space.
 
 use super::spec::{LocalBox, ParamSpec};
-use crate::Result;
-use crate::device::{Category, DType, Device, Elem, Shared};
+use crate::device::{Category, DType, Device, Shared};
 use crate::tape::{ParamId, profile};
 use crate::tensor::Tensor;
-use crate::with_dtype;
 use std::ops::Range;
 
 /// A group starts at a multiple of this many elements.
@@ -69,23 +67,25 @@ impl Declare {
     pub fn size(&self) -> usize {
         self.size
     }
-    /// The unit, its weights and gradients allocated but not filled.
+    /// The unit, what this rank keeps of it allocated but not filled.
     pub fn unit(self, name: impl ToString, dev: &Device, dtype: DType, dp: Dp) -> Unit {
         let len = self.end.next_multiple_of(dp.size * SLICE_ALIGN);
         let each = len / dp.size;
         let part = dp.rank * each..(dp.rank + 1) * each;
         let slice = if dp.zero >= 1 { part.clone() } else { 0..len };
         let acc = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
-        let master = match dtype {
-            DType::Bf16 => Tensor::zeros(dev, 1, slice.len(), DType::F32, Category::Optimizer),
-            _ => Tensor::default(),
+        let zeros = |keeps: bool, len, dtype, category| match keeps {
+            true => Tensor::zeros(dev, 1, len, dtype, category),
+            false => Tensor::default(),
         };
         Unit {
             name: name.to_string(),
             params: self.params,
-            weights: Tensor::zeros(dev, 1, len, dtype, Category::Weights),
-            grads: Tensor::zeros(dev, 1, len, acc, Category::Grads),
-            master,
+            dtype,
+            weights: zeros(dp.zero < 3, len, dtype, Category::Weights),
+            grads: zeros(dp.zero < 2, len, acc, Category::Grads),
+            part_grads: zeros(dp.zero >= 2, each, acc, Category::Grads),
+            master: zeros(dtype == DType::Bf16 || dp.zero == 3, slice.len(), acc, Category::Optimizer),
             len,
             slice,
             part,
@@ -93,40 +93,70 @@ impl Declare {
     }
 }
 
-/// The data-parallel group as a unit sees it.
+/// The data-parallel ranks as a unit sees them: replicas of a shard group, over which state is split.
 #[derive(Clone, Copy, Debug)]
 pub struct Dp {
+    /// In the shard group.
     pub rank: usize,
+    /// Of the shard group.
     pub size: usize,
-    /// ZeRO stage: from 1 on, the optimizer state is split over the group.
+    /// ZeRO stage: what is split over the shard group. The optimizer state from 1 on, gradients from 2 on, weights at 3.
     pub zero: u8,
+    /// Which shard group of how many.
+    pub replica: (usize, usize),
 }
 
 impl Dp {
-    pub const SOLO: Dp = Dp { rank: 0, size: 1, zero: 0 };
+    pub const SOLO: Dp = Dp { rank: 0, size: 1, zero: 0, replica: (0, 1) };
 }
 
 /// One unit as this rank holds it.
 pub struct Unit {
     pub name: String,
     pub params: Vec<Placed>,
-    /// (1, len), what ops compute with; padding is 0
+    /// Of the weights.
+    pub dtype: DType,
+    /// (1, len), what ops compute with; padding is 0. At stage 3 it exists only while it is gathered.
     pub weights: Tensor,
-    /// (1, len), f32 (f64 for the oracle)
+    /// (1, len), f32 (f64 for the oracle). From stage 2 on it exists only until it is reduced.
     pub grads: Tensor,
-    /// (1, slice) f32, what the optimizer updates; exists for bf16 weights only
+    /// (1, part), from stage 2 on: the reduced gradient.
+    pub part_grads: Tensor,
+    /// (1, slice) f32 (f64 for the oracle), what the optimizer updates: exists for bf16 weights and at stage 3.
     pub master: Tensor,
     pub len: usize,
     /// What the optimizer of this rank updates: its part, or everything without ZeRO.
     pub slice: Range<usize>,
-    /// Part `rank` of dp equal ones.
+    /// Part `rank` of the equal ones of the shard group.
     pub part: Range<usize>,
 }
 
-/// Where values of parameters come from: initialisation, a checkpoint, a Hugging Face directory.
-pub trait TensorSource: Sync {
-    /// Fills `out` (rows · cols, row-major, without padding) with the box of the tensor.
-    fn read(&self, spec: &ParamSpec, b: LocalBox, out: &mut [f32]) -> Result<()>;
+impl Unit {
+    /// Of the gradients: f32, or f64 for the oracle.
+    pub fn grad_dtype(&self) -> DType {
+        if self.dtype == DType::F64 { DType::F64 } else { DType::F32 }
+    }
+
+    /// Room for gradients, which begin at 0 if there was none.
+    pub fn open_grads(&mut self, dev: &Device) {
+        if !self.grads.exists() {
+            self.grads = Tensor::empty(dev, 1, self.len, self.grad_dtype(), Category::Grads);
+            zero(dev, &mut self.grads);
+        }
+    }
+
+    /// What the optimizer updates, (1, slice).
+    pub fn trained(&self) -> &[f32] {
+        match self.master.exists() {
+            true => self.master.data(),
+            false => &self.weights.data()[self.slice.clone()],
+        }
+    }
+}
+
+/// Where the reduced gradient of a rank's part lies (fields of its unit), and the element of the unit at which that begins.
+pub fn reduced<'a>(grads: &'a Tensor, part_grads: &'a Tensor, part: &Range<usize>) -> (&'a Tensor, usize) {
+    if part_grads.exists() { (part_grads, part.start) } else { (grads, 0) }
 }
 
 /// All units of a network, embedding first, head last.
@@ -143,95 +173,32 @@ impl Params {
     pub fn count(&self) -> u64 {
         self.iter().map(|(_, p)| p.spec.len() as u64).sum()
     }
-    /// Reads all weights (and masters) of this rank.
-    pub fn fill(&mut self, dev: &Device, source: &dyn TensorSource) -> Result<()> {
-        if dev.is_meta() {
-            return Ok(());
-        }
-        for unit in &mut self.units {
-            let Unit { params, weights, master, slice, .. } = unit;
-            for p in params {
-                with_dtype!(weights.dtype(), T => fill_one::<T>(dev, source, p, weights.data_mut(), master, slice))?;
-            }
-        }
-        Ok(())
-    }
     /// Drops gradients and masters, which only an optimizer reads. Before `fill` they have taken no memory yet.
     pub fn forget_training(&mut self) {
         for unit in &mut self.units {
-            unit.grads = Tensor::default();
+            (unit.grads, unit.part_grads) = (Tensor::default(), Tensor::default());
             unit.master = Tensor::default();
         }
     }
+    /// Gradients begin at 0, those that are kept from update to update.
     pub fn zero_grads(&mut self, dev: &Device) {
+        let all = self.units.iter_mut().flat_map(|u| [&mut u.grads, &mut u.part_grads]);
+        let kept: Vec<&mut Tensor> = all.filter(|t| t.exists()).collect();
         if dev.is_meta() {
             return;
         }
-        let bytes = |u: &Unit| u.len * u.grads.dtype().bytes();
-        let all = self.units.iter().map(bytes).sum();
-        let clear = || {
-            for unit in &mut self.units {
-                let len = bytes(unit);
-                let grads = Shared::new(unit.grads.bytes_mut());
-                // SAFETY: ranges of different tasks are disjoint.
-                dev.pool().ranges(len, 1 << 20, |r| unsafe { grads.part(r) }.fill(0));
-            }
-        };
-        profile::time(|| profile::pass("Zero gradients", all), clear);
+        let bytes = kept.iter().map(|t| t.len() * t.dtype().bytes()).sum();
+        let clear = || kept.into_iter().for_each(|t| zero(dev, t));
+        profile::time(|| profile::pass("Zero gradients", bytes), clear);
     }
 }
 
-/// Elements read at a time: small enough to share, large enough for a file read.
-const READ: usize = 1 << 16;
-
-fn fill_one<T: Elem>(
-    dev: &Device,
-    source: &dyn TensorSource,
-    p: &Placed,
-    weights: &mut [T],
-    master: &mut Tensor,
-    slice: &Range<usize>,
-) -> Result<()> {
-    let (b, cols) = (p.local, p.local.cols.max(1));
-    let failed = std::sync::Mutex::new(None);
-    let weights = Shared::new(weights);
-    let master = master.exists().then(|| Shared::new(master.data_mut::<f32>()));
-    dev.pool().ranges(b.rows, (READ / cols).max(1), |rows| {
-        let part = LocalBox { row: b.row + rows.start, rows: rows.len(), stored_rows: rows.len(), ..b };
-        let mut values = vec![0.0; rows.len() * b.cols];
-        if let Err(e) = source.read(&p.spec, part, &mut values) {
-            *failed.lock().expect("no panic under the lock") = Some(e);
-            return;
-        }
-        let first = p.start + rows.start * cols;
-        // SAFETY: row ranges of different tasks are disjoint.
-        let out = unsafe { weights.part(first..first + values.len()) };
-        out.iter_mut()
-            .zip(&values)
-            .for_each(|(w, v)| *w = T::store(<T::Acc as crate::device::Real>::of(*v as f64)));
-        if let Some(master) = &master {
-            let own = slice.start.max(first)..slice.end.min(first + values.len());
-            if own.start < own.end {
-                // SAFETY: as above.
-                let out = unsafe { master.part(own.start - slice.start..own.end - slice.start) };
-                out.copy_from_slice(&values[own.start - first..own.end - first]);
-            }
-        }
-    });
-    match failed.into_inner().expect("no panic under the lock") {
-        Some(e) => Err(e),
-        None => Ok(()),
+fn zero(dev: &Device, t: &mut Tensor) {
+    if dev.is_meta() {
+        return;
     }
-}
-
-/// Initial values: Philox(seed, name) at the global index, the same for every topology.
-pub struct RandomInit {
-    pub seed: u64,
-}
-
-impl TensorSource for RandomInit {
-    fn read(&self, spec: &ParamSpec, b: LocalBox, out: &mut [f32]) -> Result<()> {
-        spec.fill(self.seed, b, out);
-        Ok(())
-    }
+    let bytes = t.bytes_mut();
+    let (len, bytes) = (bytes.len(), Shared::new(bytes));
+    // SAFETY: ranges of different tasks are disjoint.
+    dev.pool().ranges(len, 1 << 20, |r| unsafe { bytes.part(r) }.fill(0));
 }

@@ -189,8 +189,8 @@ impl Phase {
         alone.update(phase)?;
         let program = alone.replica.dev.arena().program_hash();
         let mesh = &alone.replica.mesh;
-        let sent = [("dp", &mesh.dp), ("tp", &mesh.tp), ("world", &mesh.world)];
-        let sent_bytes = sent.map(|(axis, comm)| (axis, comm.traffic().bytes())).into();
+        let [dp_bytes, tp_bytes] = mesh.sent();
+        let sent_bytes = [("dp", dp_bytes), ("tp", tp_bytes), ("world", mesh.world.traffic().bytes())].into();
         alone.update(phase)?;
         let split = alone.split(phase);
 

@@ -52,12 +52,17 @@ pub fn batch_rows(seq_len: usize) -> usize {
 pub fn run(r: &mut Replica, held: &HeldOut, rows: usize, step: u64) -> Result<EvalResult> {
     let (dp, tp) = (r.mesh.dp.clone(), r.mesh.tp.clone());
     let batches = held.rows().div_ceil(rows);
+    // Some ranks have a batch more than others, so a forward must not wait for weights that others bring, or (ZeRO 3)
+    // every rank must run as many: without a batch of its own it runs the first, which does not count.
+    r.flow.settle(&mut r.params)?;
+    let ends = if r.flow.zero == 3 { batches.next_multiple_of(dp.size()) } else { batches };
     // Sums by batch, so that the total does not depend on who had which.
     let mut sums = Tensor::zeros(&r.dev, batches, 2, DType::F64, Category::Comm);
-    for i in (dp.rank()..batches).step_by(dp.size()) {
-        let batch = MicroBatch::from(held.batch(i * rows, rows)?);
+    for i in (dp.rank()..ends).step_by(dp.size()) {
+        let counts = i < batches;
+        let batch = MicroBatch::from(held.batch(if counts { i * rows } else { 0 }, rows)?);
         let nll = evaluate(r, &batch, At { step, layer: 0 })?;
-        if tp.rank() == 0 {
+        if counts && tp.rank() == 0 {
             let weighted = batch.weights.iter().zip(&nll).map(|(w, l)| *w as f64 * *l as f64);
             sums.data_mut::<f64>()[2 * i] = weighted.sum();
             sums.data_mut::<f64>()[2 * i + 1] = batch.weights.iter().map(|w| *w as f64).sum();

@@ -22,8 +22,9 @@ pub struct Rehearsal<'a> {
 
 impl<'a> Rehearsal<'a> {
     pub fn new(config: &'a RunConfig, rank: usize, dp: usize) -> Rehearsal<'a> {
-        let staging = processes::staging(config.parallel.reductions);
-        let mesh = Mesh::pretend_staged(rank, dp, config.parallel.tp, staging);
+        let (shard, staging) =
+            (config.parallel.shard_size(dp), processes::staging(config.parallel.reductions));
+        let mesh = Mesh::pretend_staged(rank, (dp, shard), config.parallel.tp, staging);
         Rehearsal { config, replica: Replica::new(Device::meta(), mesh, &plan(config)) }
     }
 
@@ -66,8 +67,8 @@ impl<'a> Rehearsal<'a> {
         for held in held {
             let batches = held.div_ceil(rows);
             let sums = Tensor::zeros(&r.dev, batches, 2, DType::F64, Category::Comm);
-            // Batches are dealt in turn: the last ranks may have none.
-            if r.mesh.dp.rank() < batches {
+            // Batches are dealt in turn: the last ranks may have none of their own.
+            if r.mesh.dp.rank() < batches || r.flow.zero == 3 {
                 super::step::evaluate(r, &fake(rows, phase.seq_len), Default::default())?;
             }
             r.mesh.world.all_reduce(sums, Reduce::Sum, "evaluation")?.wait()?;

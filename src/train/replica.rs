@@ -7,18 +7,18 @@ use crate::config::{ModelConfig, OptimConfig, OptimKind};
 use crate::device::{DType, Device};
 use crate::model::Network;
 use crate::optim::{Optimizer, ema::Ema};
-use crate::params::{Dp, Params};
+use crate::params::{Accumulate, Dp, Flow, Params};
 use crate::tape::Recompute;
-use crate::tensor::Tensor;
 
 pub struct Replica {
     pub dev: Device,
     pub mesh: Mesh,
     pub net: Network,
     pub params: Params,
+    /// Collectives of the parameters, under way.
+    pub flow: Flow,
     pub optim: Optimizer,
     pub recompute: Recompute,
-    pub zero: u8,
 }
 
 /// What a replica is made of, besides its device and mesh.
@@ -27,8 +27,9 @@ pub struct Plan<'a> {
     pub optim: &'a OptimConfig,
     pub dtype: DType,
     pub recompute: Recompute,
-    /// ZeRO stage, 0 or 1.
+    /// ZeRO stage.
     pub zero: u8,
+    pub accumulate: Accumulate,
     /// Longest sequence of any phase.
     pub seq_len: usize,
 }
@@ -36,11 +37,13 @@ pub struct Plan<'a> {
 impl Replica {
     /// Allocates; weights are zero until `params.fill`.
     pub fn new(dev: Device, mesh: Mesh, plan: &Plan) -> Replica {
-        let dp = Dp { rank: mesh.dp.rank(), size: mesh.dp.size(), zero: plan.zero };
+        let dp = dp(&mesh, plan.zero);
         let tp = (mesh.tp.rank(), mesh.tp.size());
         let (net, params) = Network::build(plan.model, &dev, plan.dtype, tp, dp, plan.seq_len);
         let optim = Optimizer::new(&dev, plan.optim, &params);
-        Replica { dev, mesh, net, params, optim, recompute: plan.recompute, zero: plan.zero }
+        let (shard, replicate) = (mesh.shard.clone(), mesh.replicate.clone());
+        let flow = Flow::new(shard, replicate, plan.zero, plan.accumulate, params.units.len());
+        Replica { dev, mesh, net, params, flow, optim, recompute: plan.recompute }
     }
 
     /// This rank's part of the model of a checkpoint, to look at and not to train: without gradients, masters and
@@ -55,12 +58,17 @@ impl Replica {
         let meta = &checkpoint.manifest().meta;
         let optim =
             OptimConfig { kind: OptimKind::Sgd { weight_decay: 0.0 }, clip: None, groups: vec![], ema: None };
-        let plan =
-            Plan { model: &meta.model, optim: &optim, dtype, recompute: Recompute::Keep, zero: 0, seq_len };
+        let plan = Plan {
+            model: &meta.model,
+            optim: &optim,
+            dtype,
+            recompute: Recompute::Keep,
+            zero: 0,
+            accumulate: Accumulate::Local,
+            seq_len,
+        };
         let mut r = Replica::new(dev, mesh, &plan);
-        for unit in &mut r.params.units {
-            (unit.grads, unit.master) = (Tensor::default(), Tensor::default());
-        }
+        r.params.forget_training();
         let as_stored = meta.dtype == dtype.name();
         let values = if as_stored { Values::Stored } else { Values::Master };
         checkpoint.load_weights(&r.dev, &mut r.params, values)?;
@@ -70,30 +78,22 @@ impl Replica {
     /// What f makes of the averaged weights; the trained ones are back after it. Collective over dp.
     pub fn with_average<R>(&mut self, f: impl FnOnce(&mut Replica) -> Result<R>) -> Result<R> {
         let swap = |r: &mut Replica, place: fn(&mut Ema, &Device, &mut Params)| {
+            r.flow.settle(&mut r.params)?;
             if let Some(ema) = &mut r.optim.ema {
                 place(ema, &r.dev, &mut r.params);
             }
-            r.gather_weights()
+            r.flow.updated(&mut r.params)
         };
         swap(self, Ema::show)?;
         let made = f(self)?;
         swap(self, Ema::hide)?;
         Ok(made)
     }
+}
 
-    /// Under ZeRO, brings the slices that other ranks updated. Collective over dp.
-    pub fn gather_weights(&mut self) -> Result<()> {
-        if self.zero == 0 || self.mesh.dp.size() == 1 {
-            return Ok(());
-        }
-        let mut flights = Vec::with_capacity(self.params.units.len());
-        for unit in &mut self.params.units {
-            let weights = std::mem::take(&mut unit.weights);
-            flights.push(self.mesh.dp.all_gather(weights, &format!("{} weights", unit.name))?);
-        }
-        for (unit, flight) in self.params.units.iter_mut().zip(flights) {
-            unit.weights = flight.wait()?;
-        }
-        Ok(())
-    }
+/// Where a rank of the mesh stands among those that share the parameters. Without ZeRO nothing is split, and all of dp is one
+/// group.
+pub fn dp(mesh: &Mesh, zero: u8) -> Dp {
+    let (shard, replicate) = (&mesh.shard, &mesh.replicate);
+    Dp { rank: shard.rank(), size: shard.size(), zero, replica: (replicate.rank(), replicate.size()) }
 }

@@ -2,13 +2,13 @@
 
 use super::corpora;
 use super::position::Position;
-use super::replica::Replica;
+use super::replica::{self, Replica};
 use crate::checkpoint::{self, Checkpoint, Clocks, CorpusId, Meta, SaveState, Saved, Values};
 use crate::config::{Every, Init, ModelConfig, Positions, Precision, RunConfig};
 use crate::data::side::Stream;
 use crate::data::{Domain, Snapshot, tokenizer};
 use crate::hf::HfSource;
-use crate::params::{Dp, RandomInit, TensorSource};
+use crate::params::{RandomInit, TensorSource};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -231,7 +231,7 @@ pub fn save(
         params: &r.params,
         optim: Some(&r.optim),
         tp: (mesh.tp.rank(), mesh.tp.size()),
-        dp: Dp { rank: mesh.dp.rank(), size: mesh.dp.size(), zero: r.zero },
+        dp: replica::dp(mesh, r.flow.zero),
     };
     let world = &mesh.world;
     let barrier = || world.barrier("checkpoint");

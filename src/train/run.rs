@@ -19,7 +19,7 @@ use crate::data::{Domain, HeldOut, Snapshot};
 use crate::device::gemm::peak;
 use crate::device::{DType, Device};
 use crate::model::Network;
-use crate::params::Dp;
+use crate::params::{Accumulate, Dp};
 use crate::signal;
 use crate::tape::Recompute;
 use crate::{Error, Result};
@@ -93,6 +93,10 @@ pub fn plan(config: &RunConfig) -> Plan<'_> {
             config::Recompute::Full => Recompute::Full,
         },
         zero: config.parallel.zero,
+        accumulate: match config.parallel.accumulate {
+            config::Accumulate::Local => Accumulate::Local,
+            config::Accumulate::Sharded => Accumulate::Sharded,
+        },
         seq_len: config.phases.iter().map(|p| p.seq_len).max().unwrap_or(config.run.seq_len),
     }
 }
@@ -124,7 +128,8 @@ fn rank_main(
     start: &resume::Start,
     world: World,
 ) -> Result<()> {
-    let mesh = Mesh::new(world, config.parallel.tp)?;
+    let dp = world.size() / config.parallel.tp;
+    let mesh = Mesh::grid(world, config.parallel.tp, config.parallel.shard_size(dp))?;
     let first = mesh.world.rank() == 0;
     let dev = Device::cpu(launch.threads_per_rank());
     let programs = rehearsal::program_hashes(config, mesh.world.rank(), mesh.dp.size())?;
@@ -296,6 +301,7 @@ impl Rank<'_> {
         }
         let began = Instant::now();
         let lr = phase.lr_at(self.position.phase_step.saturating_sub(1));
+        self.replica.flow.settle(&mut self.replica.params)?;
         let saved =
             resume::save(self.config, self.domains, &self.replica, self.position, self.cursor.as_ref(), lr)?;
         self.last_save = Instant::now();
@@ -312,7 +318,7 @@ impl Rank<'_> {
 
     /// Bytes sent so far over dp and tp.
     fn traffic(&self) -> [u64; 2] {
-        [&self.replica.mesh.dp, &self.replica.mesh.tp].map(|c| c.traffic().bytes())
+        self.replica.mesh.sent()
     }
 
     fn row(&mut self, kind: &str, fields: impl FnOnce() -> serde_json::Value) -> Result<()> {

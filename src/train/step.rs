@@ -1,9 +1,9 @@
-//! One update, on one page: forward and backward through the units of the network, micro-batch by micro-batch,
-//! the gradients of each unit reduced as soon as they are complete, then norm, clip, optimizer, gather.
+//! One update, on one page: forward and backward through the units of the network, micro-batch by micro-batch. `flow`
+//! (ZeRO, `params/flow.rs`) brings the weights of each unit just in time and reduces its gradients as soon as they are
+//! complete. Then norm, clip, optimizer, and the new weights are on their way to the next forward.
 
 use super::replica::Replica;
 use super::vote::{Ballot, Vote};
-use crate::comm::{Pending, Reduce};
 use crate::ops::loss::Targets;
 use crate::optim::{Hyper, norm::part_square_sum};
 use crate::tape::{At, Cx, Grads, Seq, Tape, Var, Weights};
@@ -78,19 +78,19 @@ type Tapes = Vec<(Tape, Option<Var>, Var)>;
 
 /// Trains on the micro-batches of one update. Collective over all ranks; `ballot` carries what this rank has to say.
 pub fn step(r: &mut Replica, batches: &[MicroBatch], update: &Update, mut ballot: Ballot) -> Result<Outcome> {
-    let mut flights = Vec::with_capacity(r.params.units.len());
     r.params.zero_grads(&r.dev);
     for (i, batch) in batches.iter().enumerate() {
         let last = i + 1 == batches.len();
         let at = At { step: update.step, layer: 0 };
         let terms = Terms { scale: 1.0 / update.weight_sum, z: update.z_loss };
-        let losses = forward_backward(r, batch, at, terms, last.then_some(&mut flights))?;
+        let losses = forward_backward(r, batch, at, terms, last)?;
         ballot.add_losses(batch, &losses, r.mesh.tp.rank() == 0);
     }
-    for (unit, flight) in flights {
-        r.params.units[unit].grads = flight.wait()?;
+    r.flow.finish(&r.dev, &mut r.params)?;
+    // What replicas have in common is counted once.
+    if r.mesh.replicate.rank() == 0 {
+        ballot.square_sum = part_square_sum(&r.dev, &r.params, r.mesh.tp.rank());
     }
-    ballot.square_sum = part_square_sum(&r.dev, &r.params, r.mesh.tp.rank());
     let vote = ballot.cast(&r.dev, &r.mesh)?;
 
     let (ce, z) = (vote.loss_sum / update.weight_sum, update.z_loss * vote.z_sum / update.weight_sum);
@@ -106,49 +106,65 @@ pub fn step(r: &mut Replica, batches: &[MicroBatch], update: &Update, mut ballot
     let clip = update.clip.map_or(1.0, |most| (most / (grad_norm + 1e-6)).min(1.0));
     let hyper = Hyper { lr: update.lr, grad_scale: clip, update: update.step };
     r.optim.update(&r.dev, &mut r.params, hyper);
-    r.gather_weights()?;
+    r.flow.updated(&mut r.params)?;
     Ok(Outcome { loss, ce, z, grad_norm, clip, vote })
 }
 
-/// Adds the gradients of one micro-batch; returns its losses. With `flights`, the gradients are
-/// complete after it and their reduction over dp is started unit by unit, before the backward of the next one.
-/// (Thread ranks do the work in `wait`; a communicator with progress of its own does it meanwhile.)
+/// Adds the gradients of one micro-batch; returns its losses. After the `last` of an update the gradients are complete:
+/// the reduction of each unit's starts before the backward of the next, and `flow.finish` waits for them.
+/// (Thread ranks do the work where they wait; a communicator with progress of its own does it meanwhile.)
 pub fn forward_backward(
     r: &mut Replica,
     batch: &MicroBatch,
     at: At,
     terms: Terms,
-    mut flights: Option<&mut Vec<(usize, Pending)>>,
+    last: bool,
 ) -> Result<Losses> {
     let (mut tapes, h) = forward(r, &batch.seq, at, true)?;
     let mut nll = vec![0.0; batch.seq.len()];
     let targets = Targets { ids: &batch.targets, weights: &batch.weights, scale: terms.scale, z: terms.z };
-    let Replica { dev, mesh, net, params, .. } = &mut *r;
+    let Replica { dev, mesh, net, params, flow, .. } = &mut *r;
+    for unit in net.loss_units() {
+        params.units[unit].open_grads(dev);
+    }
     let (mut dy, z) =
         net.head.loss(dev, mesh.tp.as_ref(), params, &net.embed, &h, targets, &mut nll, true)?;
     drop(h);
+    flow.release(params, 0);
     for unit in (0..tapes.len()).rev() {
         let (mut tape, x, y) = tapes.pop().expect("one tape for each unit");
+        if net.backward_reads(unit) {
+            flow.ready(dev, params, unit)?;
+        }
+        if unit > 0 && net.backward_reads(unit - 1) {
+            flow.fetch(dev, params, unit - 1)?;
+        }
         let u = &mut params.units[unit];
+        u.open_grads(dev);
         let at = At { layer: unit, ..at };
         let cx = Cx { dev, tp: mesh.tp.as_ref(), w: Weights(&u.weights), seq: &batch.seq, at, past: None };
         dy = tape.backward(&cx, &mut Grads(&mut u.grads), y, dy, x)?;
-        if let Some(flights) = &mut flights {
-            let grads = std::mem::take(&mut u.grads);
-            flights.push((unit, mesh.dp.all_reduce(grads, Reduce::Sum, &format!("{} grads", u.name))?));
-        }
+        flow.release(params, unit);
+        flow.reduce(dev, params, unit, last)?;
     }
     Ok(Losses { nll, z })
 }
 
-/// Through all units: their tapes, sealed (empty unless `train`), and what the head's projection reads (N, C).
-pub fn forward(r: &Replica, seq: &Seq, at: At, train: bool) -> Result<(Tapes, Tensor)> {
-    let Replica { dev, mesh, net, params, recompute, .. } = r;
-    let mut tapes = Tapes::with_capacity(params.units.len());
+/// Through all units: their tapes, sealed (empty unless `train`), and what the head's projection reads (N, C). The
+/// weights that the loss reads are here after it.
+pub fn forward(r: &mut Replica, seq: &Seq, at: At, train: bool) -> Result<(Tapes, Tensor)> {
+    let Replica { dev, mesh, net, params, flow, recompute, .. } = r;
+    let units = params.units.len();
+    let mut tapes = Tapes::with_capacity(units);
     let mut x = Tensor::default();
-    for (unit, u) in params.units.iter().enumerate() {
+    for unit in 0..units {
+        flow.ready(dev, params, unit)?;
+        if unit + 1 < units {
+            flow.fetch(dev, params, unit + 1)?;
+        }
         let at = At { layer: unit, ..at };
-        let cx = Cx { dev, tp: mesh.tp.as_ref(), w: Weights(&u.weights), seq, at, past: None };
+        let w = Weights(&params.units[unit].weights);
+        let cx = Cx { dev, tp: mesh.tp.as_ref(), w, seq, at, past: None };
         let mut tape = Tape::default();
         let input = (unit > 0).then(|| tape.input(std::mem::take(&mut x)));
         let y = match input {
@@ -161,6 +177,9 @@ pub fn forward(r: &Replica, seq: &Seq, at: At, train: bool) -> Result<(Tapes, Te
         if train {
             tapes.push((tape, input, y));
         }
+        if !net.loss_units().contains(&unit) {
+            flow.release(params, unit);
+        }
     }
     Ok((tapes, x))
 }
@@ -170,7 +189,10 @@ pub fn evaluate(r: &mut Replica, batch: &MicroBatch, at: At) -> Result<Vec<f32>>
     let (_, h) = forward(r, &batch.seq, at, false)?;
     let mut nll = vec![0.0; batch.seq.len()];
     let targets = Targets { ids: &batch.targets, weights: &batch.weights, scale: 0.0, z: 0.0 };
-    let Replica { dev, mesh, net, params, .. } = r;
+    let Replica { dev, mesh, net, params, flow, .. } = r;
     net.head.loss(dev, mesh.tp.as_ref(), params, &net.embed, &h, targets, &mut nll, false)?;
+    for unit in net.loss_units() {
+        flow.release(params, unit);
+    }
     Ok(nll)
 }

@@ -5,7 +5,7 @@ use espalier::Result;
 use espalier::comm::{Mesh, run_ranks};
 use espalier::config::{Group, ModelConfig, OptimConfig, OptimKind, Positions, Precision};
 use espalier::device::{DType, Device};
-use espalier::params::{Init, LocalBox, ParamSpec, TensorSource};
+use espalier::params::{Accumulate, Init, LocalBox, ParamSpec, TensorSource};
 use espalier::tape::Recompute;
 use espalier::train::replica::{Plan, Replica};
 use std::time::Duration;
@@ -59,6 +59,9 @@ pub struct Setup {
     pub dp: usize,
     pub tp: usize,
     pub zero: u8,
+    /// Ranks of a shard group; 0 is all of dp.
+    pub shard: usize,
+    pub accumulate: Accumulate,
     /// Of each rank.
     pub threads: usize,
 }
@@ -80,6 +83,8 @@ impl Setup {
             dp: 1,
             tp: 1,
             zero: 0,
+            shard: 0,
+            accumulate: Accumulate::Local,
             threads: 1,
         }
     }
@@ -95,12 +100,17 @@ impl Setup {
             dtype: self.dtype,
             recompute: self.recompute,
             zero: self.zero,
+            accumulate: self.accumulate,
             seq_len: self.seq_len,
         };
         let ranks = run_ranks(self.dp * self.tp, Duration::from_secs(300), |world| {
-            let mut r = Replica::new(Device::cpu(self.threads), Mesh::new(world, self.tp)?, &plan);
+            let shard = if self.shard == 0 { self.dp } else { self.shard };
+            let mesh = Mesh::grid(world, self.tp, shard)?;
+            let mut r = Replica::new(Device::cpu(self.threads), mesh, &plan);
             r.params.fill(&r.dev, &Varied)?;
-            f(&mut r)
+            let made = f(&mut r)?;
+            r.flow.settle(&mut r.params)?;
+            Ok(made)
         });
         ranks.unwrap_or_else(|e| panic!("dp {} tp {}: {e}", self.dp, self.tp))
     }

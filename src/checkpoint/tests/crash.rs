@@ -78,7 +78,7 @@ fn saving_a_step_again_keeps_the_first_until_the_second_is_finished() {
 
 /// What each of two ranks gets; `interfere` runs on rank 0 before its first barrier returns.
 fn two_ranks(dir: &Path, interfere: impl Fn() + Sync) -> Vec<crate::Result<Saved>> {
-    let (model, ranks) = (smallest(), Ranks { dp: 1, tp: 2, zero: 0 });
+    let (model, ranks) = (smallest(), ranks(1, 2, 0));
     run_ranks(2, DEADLINE, |world| {
         let (params, optim, tp, dp) = replica(&model, DType::F32, ranks, world.rank(), true);
         let state = SaveState { params: &params, optim: Some(&optim), tp, dp };

@@ -1,7 +1,7 @@
 use super::*;
 use crate::checkpoint::file;
 use crate::checkpoint::manifest::MANIFEST;
-use crate::checkpoint::piece::Outgoing;
+use crate::checkpoint::piece::{Content, Outgoing};
 use std::os::unix::fs::FileExt;
 
 /// Everything a resume on one rank does.
@@ -33,7 +33,7 @@ fn assert_found(path: &Path, name: &Path, damaged: &[u8], how: &str) {
     }
 }
 
-const RANKS: [Ranks; 2] = [SOLO, Ranks { dp: 2, tp: 2, zero: 1 }];
+const RANKS: [Ranks; 2] = [SOLO, ranks(2, 2, 1)];
 
 #[test]
 fn a_flipped_bit_anywhere_is_an_error_that_names_the_file() {
@@ -119,7 +119,8 @@ fn elements_that_are_missing_or_stored_twice_are_an_error_that_names_tensor_and_
     let find = |out: &mut Vec<Outgoing>| out.iter().position(|o| o.piece.entry == q).unwrap();
     assert_eq!(forged(|_| ()), "accepted");
     let resized = |o: &mut Outgoing, range: [usize; 2]| {
-        o.bytes = &o.bytes[..(range[1] - range[0]) * 4];
+        let Content::Stored(bytes) = o.content else { panic!("f32 is stored as it is") };
+        o.content = Content::Stored(&bytes[..(range[1] - range[0]) * 4]);
         (o.piece.range, o.shape) = (range, vec![range[1] - range[0]]);
     };
     let cases: [(&str, String); 8] = [
@@ -143,7 +144,7 @@ fn elements_that_are_missing_or_stored_twice_are_an_error_that_names_tensor_and_
                 let i = find(out);
                 let o = &out[i];
                 let mut twice =
-                    Outgoing { piece: o.piece.clone(), dtype: o.dtype, shape: vec![8], bytes: o.bytes };
+                    Outgoing { piece: o.piece.clone(), dtype: o.dtype, shape: vec![8], content: o.content };
                 twice.piece.entry += "@9";
                 resized(&mut twice, [8, 16]);
                 out.push(twice);
@@ -155,7 +156,7 @@ fn elements_that_are_missing_or_stored_twice_are_an_error_that_names_tensor_and_
                 let i = find(out);
                 let o = &out[i];
                 let mut twice =
-                    Outgoing { piece: o.piece.clone(), dtype: o.dtype, shape: vec![1], bytes: o.bytes };
+                    Outgoing { piece: o.piece.clone(), dtype: o.dtype, shape: vec![1], content: o.content };
                 twice.piece.entry += "@9";
                 twice.piece.area = Area { row: 3, rows: 1, col: 0, cols: 1 };
                 resized(&mut twice, [0, 1]);

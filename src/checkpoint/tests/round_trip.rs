@@ -1,13 +1,18 @@
 use super::*;
 
-const TOPOLOGIES: [Ranks; 7] = [
+const TOPOLOGIES: [Ranks; 12] = [
     SOLO,
-    Ranks { dp: 1, tp: 2, zero: 0 },
-    Ranks { dp: 1, tp: 4, zero: 0 },
-    Ranks { dp: 2, tp: 1, zero: 0 },
-    Ranks { dp: 2, tp: 1, zero: 1 },
-    Ranks { dp: 2, tp: 2, zero: 1 },
-    Ranks { dp: 3, tp: 1, zero: 1 },
+    ranks(1, 2, 0),
+    ranks(1, 4, 0),
+    ranks(2, 1, 0),
+    ranks(2, 1, 1),
+    ranks(2, 2, 1),
+    ranks(3, 1, 1),
+    ranks(2, 1, 2),
+    ranks(2, 1, 3),
+    ranks(3, 2, 3),
+    Ranks { replicas: 2, ..ranks(4, 1, 3) },
+    Ranks { replicas: 2, ..ranks(4, 1, 1) },
 ];
 
 #[test]
@@ -35,7 +40,7 @@ fn every_topology_reads_bit_by_bit_what_any_other_wrote() {
 #[test]
 fn padding_is_not_written() {
     let [llama, _] = models();
-    for ranks in [SOLO, Ranks { dp: 2, tp: 2, zero: 1 }, Ranks { dp: 1, tp: 4, zero: 0 }] {
+    for ranks in [SOLO, ranks(2, 2, 1), ranks(1, 4, 0)] {
         let dir = tempfile::tempdir().unwrap();
         let c = Checkpoint::open(&save_all(dir.path(), &llama, DType::Bf16, ranks, 1).path).unwrap();
         let mut values = 0;
@@ -88,7 +93,7 @@ fn a_one_rank_checkpoint_is_an_ordinary_safetensors_file() {
 #[test]
 fn parts_of_tensors_have_names_that_no_reader_takes_for_the_tensor() {
     let dir = tempfile::tempdir().unwrap();
-    let path = save_all(dir.path(), &models()[0], DType::F32, Ranks { dp: 1, tp: 2, zero: 0 }, 1).path;
+    let path = save_all(dir.path(), &models()[0], DType::F32, ranks(1, 2, 0), 1).path;
     let bytes = std::fs::read(path.join("weights-r00001.safetensors")).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     // Replicated tensors lie in the file of the first tp rank only, so here all are parts.
@@ -124,7 +129,7 @@ fn merged_files_are_byte_for_byte_those_of_one_rank() {
 
 #[test]
 fn equal_states_give_equal_bytes() {
-    for ranks in [SOLO, Ranks { dp: 2, tp: 2, zero: 1 }] {
+    for ranks in [SOLO, ranks(2, 2, 1)] {
         let [a, b] = [0, 1].map(|_| {
             let dir = tempfile::tempdir().unwrap();
             contents(&save_all(dir.path(), &models()[1], DType::Bf16, ranks, 20).path)
@@ -158,7 +163,7 @@ fn masters_come_in_full_precision_and_f32_weights_serve_as_masters() {
     }
     let dir = tempfile::tempdir().unwrap();
     let c = Checkpoint::open(&save_all(dir.path(), &model, DType::F32, SOLO, 1).path).unwrap();
-    assert_reads(&c, &model, DType::Bf16, Ranks { dp: 2, tp: 1, zero: 1 });
+    assert_reads(&c, &model, DType::Bf16, ranks(2, 1, 1));
 }
 
 #[test]
@@ -203,9 +208,7 @@ fn a_model_that_does_not_fit_is_refused_by_tensor() {
 fn any_box_of_a_tensor_can_be_read() {
     let [model, _] = models();
     let dir = tempfile::tempdir().unwrap();
-    let c =
-        Checkpoint::open(&save_all(dir.path(), &model, DType::F32, Ranks { dp: 2, tp: 2, zero: 1 }, 1).path)
-            .unwrap();
+    let c = Checkpoint::open(&save_all(dir.path(), &model, DType::F32, ranks(2, 2, 1), 1).path).unwrap();
     for name in ["blocks.0.attn.o.weight", "embed.tokens.weight", "blocks.0.attn.q.weight"] {
         let spec = spec(&c, name);
         for (row, rows) in [(0, 1), (3, 29), (7, 9), (0, 32)] {

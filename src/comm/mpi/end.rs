@@ -49,6 +49,8 @@ pub fn end(process: &Process, result: &Result<()>) -> i32 {
             crate::terminal::say(&format!("espalier: {text}"));
         }
     }
+    // Who only heard it has nothing to say.
+    let text = if heard { String::new() } else { text };
     process.engine().tell(&Control::End { code, text });
 
     let mut since = None;
@@ -74,10 +76,16 @@ pub fn end(process: &Process, result: &Result<()>) -> i32 {
         None => code,
     };
     // What a failed run left under way would keep MPI from ending.
-    if !all || engine.wires.requests.count(|t| matches!(t, Token::Flight(..))) > 0 {
-        engine.abort(code);
-    }
+    let failed = engine.lost.is_some() && engine.runs > 0;
+    let first = (0..rank).all(|r| engine.peers[r].end.is_none());
     drop(engine);
+    if !all || failed {
+        // One rank ends them all, as launchers like it best.
+        if !first {
+            std::thread::sleep(PATIENCE);
+        }
+        process.link.abort(code);
+    }
     process.close();
     drop(UNIVERSE.lock().expect("no panic under the lock").take());
     code

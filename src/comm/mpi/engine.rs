@@ -263,7 +263,4 @@ impl Engine {
     pub fn close(&mut self) {
         self.wires.requests.cancel(|token| matches!(token, Token::Heard));
     }
-    pub fn abort(&self, code: i32) -> ! {
-        self.control.abort(code)
-    }
 }

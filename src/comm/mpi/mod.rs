@@ -2,7 +2,7 @@
 //! is summed where, and in which order, is ours, so that sums are the same bits as those of ranks that are threads, and
 //! so that a rank that waits knows for whom.
 //!
-//! `ffi` calls MPI; `flight` is one collective under way, of `lane`s; `engine` holds all of them behind one lock;
+//! `ffi` calls MPI; `flight` is one collective under way, whose `lane`s and `moves` carry the values; `engine` holds all of them behind one lock;
 //! `process` waits and drives; `watch` says who is behind; `group` is the `Comm`; `wire` is what ranks tell each other;
 //! `place` is where they are; `by_library` has the collectives of the MPI library itself.
 //!
@@ -15,6 +15,7 @@ mod ffi;
 mod flight;
 mod group;
 mod lane;
+mod moves;
 mod place;
 mod process;
 mod watch;

@@ -180,13 +180,13 @@ pub(super) const PARALLEL: Table = Table {
             "zero",
             Takes::Whole(0, 3),
             "1",
-            "ZeRO stage; 1 splits the optimizer's state over dp, 2 and 3 are not built yet.",
+            "ZeRO stage: what is split over dp. 1 the optimizer's state, 2 gradients too, 3 weights too.",
         ),
         key(
             "shard",
-            Takes::Text("\"all\""),
+            Takes::Text("\"all\" or \"N ranks\""),
             "\"all\"",
-            "Ranks over which state is split; only all of dp is built.",
+            "Data-parallel ranks over which state is split; N divides dp, and dp / N groups replicate it.",
         ),
         key("sequence_parallel", Takes::Bool, "false", "Not built yet; `true` is refused."),
         may(
@@ -199,7 +199,7 @@ pub(super) const PARALLEL: Table = Table {
             "accumulate",
             Takes::Words(|| words(read::ACCUMULATE)),
             "\"local\"",
-            "How gradients of micro-batches are summed; `sharded` is not built yet.",
+            "How gradients of micro-batches are summed: in full on each rank, or (zero 2 and 3) each reduced to its part.",
         ),
         key(
             "recompute",
