@@ -82,10 +82,11 @@ fn a_node_that_vanishes_is_named_and_the_job_goes_on_when_it_is_back() {
     });
     let named = |rank: u32| log.contains(&format!("rank {rank} (process ")) && log.contains(" on n2) ");
     assert!(named(2) || named(3), "{log}");
-    assert!(run.has_checkpoint(2 * EVERY), "{log}");
     rig.tool(&["start", "n2"]);
     job.complete(&run);
-    assert!(run.log().contains(&format!("resuming at step {} ", 2 * EVERY)), "{}", run.log());
+    let log = run.log();
+    let resumed: u64 = between(&log, "resuming at step ", " from").parse().expect("a step");
+    assert!(resumed >= 2 * EVERY && resumed % EVERY == 0 && run.attempts() == 2, "{log}");
     assert_eq!(run.losses(), *calm(&rig));
 }
 

@@ -50,7 +50,7 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 
@@ -197,10 +197,6 @@ impl<'a> Run<'a> {
             }
         }
         best.into_iter().map(|(step, (_, loss))| (step, loss)).collect()
-    }
-
-    pub fn has_checkpoint(&self, step: u64) -> bool {
-        self.folder.join(format!("run/ckpt/step-{step:08}/manifest.json")).exists()
     }
 }
 
