@@ -54,12 +54,12 @@ fn a_cancelled_job_leaves_a_checkpoint_with_which_the_next_ends_with_the_same_lo
     run.await_step(40);
     job.cancel(&[]);
     job.await_state("CANCELLED", &run);
-    let log = rig::until("the end of its tasks", || {
+    let log = rig::until(&run, "the end of its tasks", || {
         let log = run.log();
         log.contains("as asked").then_some(log)
     });
     let stopped: u64 = between(&log, "stopped at step ", " as asked").parse().expect("a step");
-    rig::until("its script ends", || (job.field("ExitCode") == "75:0").then_some(()));
+    rig::until(&run, "its script ends", || (job.field("ExitCode") == "75:0").then_some(()));
     assert_eq!(job.field("JobState"), "CANCELLED", "it must not queue itself again");
     run.submit().complete(&run);
     assert!(run.log().contains(&format!("resuming at step {stopped} ")), "{}", run.log());
@@ -76,7 +76,7 @@ fn a_node_that_vanishes_is_named_and_the_job_goes_on_when_it_is_back() {
     run.await_step(2 * EVERY + 10);
     rig.tool(&["cut", "n2"]);
     // The ranks of n1 find out after their deadline; Slurm would by its SlurmdTimeout.
-    let log = rig::until("the ranks of n1 end", || {
+    let log = rig::until(&run, "the ranks of n1 end", || {
         let log = run.log();
         (log.contains("Exited with exit code 5") || log.contains("Node failure")).then_some(log)
     });

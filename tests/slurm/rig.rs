@@ -43,13 +43,13 @@ lr = [{ kind = "linear", to = 2e-3, frac = 0.1 }, { kind = "cosine", to = 1e-4 }
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits for something to be there.
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(run: &Run, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}; {}", run.log());
         std::thread::sleep(Duration::from_millis(100));
     }
 }
@@ -178,7 +178,7 @@ impl<'a> Run<'a> {
     }
 
     pub fn await_step(&self, step: u64) {
-        until(&format!("step {step}; {}", self.log()), || (self.step() >= step).then_some(()));
+        until(self, &format!("step {step}"), || (self.step() >= step).then_some(()));
     }
 
     /// How often it was started.
@@ -215,7 +215,7 @@ impl Job<'_> {
     }
 
     pub fn await_state(&self, wanted: &str, run: &Run) {
-        until(&format!("job in state {wanted}"), || {
+        until(run, &format!("job in state {wanted}"), || {
             let state = self.field("JobState");
             let over = ["COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL", "TIMEOUT"].contains(&state.as_str());
             assert!(!over || state == wanted, "{state} instead of {wanted}: {}", run.log());
