@@ -34,14 +34,15 @@ fn a_job_told_to_stop_saves_queues_itself_again_and_ends_with_the_same_losses() 
     let Some(rig) = Rig::up() else { return };
     let run = rig.run("stopped");
     let job = run.submit();
-    run.await_step(40);
+    run.await_step(30);
     // What --signal=USR1@N does when N seconds are left: to all tasks, not to the script.
     job.cancel(&["--signal=USR1"]);
+    run.assert_disturbed();
     job.complete(&run);
     assert_eq!((job.field("Restarts").as_str(), run.attempts()), ("1", 2), "{}", run.log());
     let log = run.log();
     let stopped: u64 = between(&log, "stopped at step ", " as asked").parse().expect("a step");
-    assert!((40..STEPS).contains(&stopped) && log.contains(&format!("resuming at step {stopped} ")), "{log}");
+    assert!((30..STEPS).contains(&stopped) && log.contains(&format!("resuming at step {stopped} ")), "{log}");
     assert_eq!(run.losses(), *calm(&rig));
 }
 
@@ -51,8 +52,9 @@ fn a_cancelled_job_leaves_a_checkpoint_with_which_the_next_ends_with_the_same_lo
     let Some(rig) = Rig::up() else { return };
     let run = rig.run("cancelled");
     let job = run.submit();
-    run.await_step(40);
+    run.await_step(30);
     job.cancel(&[]);
+    run.assert_disturbed();
     job.await_state("CANCELLED", &run);
     let log = rig::until(&run, "the end of its tasks", || {
         let log = run.log();
@@ -73,8 +75,9 @@ fn a_node_that_vanishes_is_named_and_the_job_goes_on_when_it_is_back() {
     let Some(rig) = Rig::up() else { return };
     let run = rig.run("broken");
     let job = run.submit();
-    run.await_step(2 * EVERY + 10);
+    run.await_step(EVERY + 5);
     rig.tool(&["cut", "n2"]);
+    run.assert_disturbed();
     // The ranks of n1 find out after their deadline; Slurm would by its SlurmdTimeout.
     let log = rig::until(&run, "the ranks of n1 end", || {
         let log = run.log();
@@ -86,7 +89,7 @@ fn a_node_that_vanishes_is_named_and_the_job_goes_on_when_it_is_back() {
     job.complete(&run);
     let log = run.log();
     let resumed: u64 = between(&log, "resuming at step ", " from").parse().expect("a step");
-    assert!(resumed >= 2 * EVERY && resumed % EVERY == 0 && run.attempts() == 2, "{log}");
+    assert!(resumed >= EVERY && resumed % EVERY == 0 && run.attempts() == 2, "{log}");
     assert_eq!(run.losses(), *calm(&rig));
 }
 
@@ -96,8 +99,9 @@ fn a_killed_rank_takes_the_others_along_and_the_job_goes_on() {
     let Some(rig) = Rig::up() else { return };
     let run = rig.run("killed");
     let job = run.submit();
-    run.await_step(2 * EVERY + 10);
+    run.await_step(EVERY + 5);
     rig.tool(&["exec", "bash", "-c", &format!("kill -KILL $({RANK_OF} 3)")]);
+    run.assert_disturbed();
     job.complete(&run);
     assert_eq!(job.field("Restarts"), "1");
     let log = run.log();

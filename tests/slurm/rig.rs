@@ -8,12 +8,12 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-pub const STEPS: u64 = 150;
+pub const STEPS: u64 = 300;
 /// A checkpoint is written every so many updates.
-pub const EVERY: u64 = 25;
+pub const EVERY: u64 = 50;
 const RUN: &str = r#"
 schema = 1
-checkpoint = { every = "25 steps" }
+checkpoint = { every = "50 steps" }
 [run]
 dir = "run"
 seed = 7
@@ -34,7 +34,7 @@ tp = 2
 zero = 1
 [[phase]]
 name = "one"
-steps = 150
+steps = 300
 mix = { text = 1.0 }
 lr = [{ kind = "linear", to = 2e-3, frac = 0.1 }, { kind = "cosine", to = 1e-4 }]
 "#;
@@ -50,7 +50,7 @@ pub fn until<T>(run: &Run, what: &str, mut look: impl FnMut() -> Option<T>) -> T
             return found;
         }
         assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}; {}", run.log());
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -179,6 +179,11 @@ impl<'a> Run<'a> {
 
     pub fn await_step(&self, step: u64) {
         until(self, &format!("step {step}"), || (self.step() >= step).then_some(()));
+    }
+
+    /// That what disturbed it came before its end.
+    pub fn assert_disturbed(&self) {
+        assert!(!self.log().contains("done: "), "the run was over before it was disturbed: {}", self.log());
     }
 
     /// How often it was started.
