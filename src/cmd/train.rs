@@ -38,11 +38,16 @@ pub struct Train {
 }
 
 impl Train {
+    /// Whether it does more than say what it would do.
+    pub fn trains(&self) -> bool {
+        !self.dry_run
+    }
+
     pub fn run(self) -> Result<()> {
         let config = RunConfig::load(&self.file, &self.set)?;
         let ranks = processes::ranks(self.ranks)?;
         let launch = Launch { ranks, threads: self.threads, deadline: Duration::from_secs(self.deadline) };
-        if !self.dry_run {
+        if self.trains() {
             return train(&config, &launch);
         }
         if !processes::is_first() {
