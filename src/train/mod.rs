@@ -2,10 +2,13 @@
 //! (`score`).
 
 pub mod agreement;
+mod appender;
 mod board;
 pub mod choices;
 pub mod corpora;
+mod council;
 pub mod evaluate;
+mod evaluating;
 pub mod fits;
 pub mod loader;
 pub mod lock;
@@ -17,6 +20,7 @@ pub mod rehearsal;
 pub mod replica;
 pub mod resume;
 pub mod run;
+mod saving;
 pub mod score;
 pub mod step;
 pub mod vote;
