@@ -223,7 +223,15 @@ fn rewrite(from: &Run, tp: usize, zero: u8, to: &Run) {
     let done = run_ranks(2, Duration::from_secs(60), |world| {
         let mut r = Replica::new(Device::cpu(1), Mesh::new(world, tp)?, &run::plan(&read));
         let position = resume::load(&read, &start, &mut r)?;
-        resume::save(&write, &domains, &r, position, resume::cursor(&start)?.as_ref(), 0.0)
+        resume::save(
+            &write,
+            &domains,
+            &r,
+            position,
+            resume::cursor(&start)?.as_ref(),
+            &Default::default(),
+            0.0,
+        )
     });
     done.expect("a checkpoint is written");
 }

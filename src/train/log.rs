@@ -79,7 +79,7 @@ impl Rank<'_> {
         self.row("step", || {
             json!({
                 "sample": sample, "tokens": total, "global_batch": batch, "loss": outcome.loss, "terms": terms,
-                "grad_norm": outcome.grad_norm, "clip": outcome.clip, "lr": update.lr,
+                "grad_norm": outcome.grad_norm, "clip": outcome.clip, "skipped": outcome.fault.is_some(), "lr": update.lr,
                 "weight_sum": update.weight_sum,
                 "step_ms": took.as_secs_f64() * 1e3, "tokens_per_s": rate,
                 "data_wait_ms": data_wait.as_secs_f64() * 1e3,

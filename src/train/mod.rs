@@ -2,6 +2,7 @@
 //! (`score`).
 
 pub mod agreement;
+pub mod alike;
 mod appender;
 mod board;
 pub mod choices;
@@ -14,9 +15,11 @@ pub mod loader;
 pub mod lock;
 mod log;
 pub mod metrics;
+pub mod numbers;
 pub mod position;
 pub mod progress;
 pub mod rehearsal;
+pub mod replay;
 pub mod replica;
 pub mod resume;
 pub mod run;

@@ -2,6 +2,7 @@
 
 use super::corpora;
 use super::council;
+use super::numbers::Numbers;
 use super::position::Position;
 use super::replica::{self, Replica};
 use crate::checkpoint::{self, Checkpoint, Clocks, CorpusId, Meta, SaveState, Saved, Search, Values};
@@ -147,7 +148,7 @@ fn check_model(config: &RunConfig, theirs: &ModelConfig, path: &Path) -> Result<
 }
 
 /// A resume may change what does not change results; everything else is a new run.
-fn check_resume(config: &RunConfig, domains: &[Domain], c: &Checkpoint) -> Result<Position> {
+pub(super) fn check_resume(config: &RunConfig, domains: &[Domain], c: &Checkpoint) -> Result<Position> {
     let meta = &c.manifest().meta;
     let old = RunConfig::load(&c.path().join("run.toml"), &[])?;
     config.check_resume(&old)?;
@@ -217,6 +218,15 @@ pub fn cursor(start: &Start) -> Result<Option<Snapshot>> {
     }
 }
 
+/// What a resumed run remembers of its updates.
+pub fn numbers(start: &Start) -> Result<Numbers> {
+    let Start::Resume(c, _) = start else { return Ok(Numbers::default()) };
+    Numbers::from_note(&c.manifest().meta.numbers).map_err(|e| {
+        let problem = format!("\"numbers\" of its manifest cannot be read: {e}");
+        Error::checkpoint(c.path(), problem, "use an earlier checkpoint")
+    })
+}
+
 /// Fills weights (and, on a resume, optimizer state) of this rank.
 pub fn load(config: &RunConfig, start: &Start, r: &mut Replica) -> Result<Position> {
     let random = RandomInit { seed: config.run.seed };
@@ -241,10 +251,11 @@ pub fn save(
     r: &Replica,
     position: Position,
     cursor: Option<&Snapshot>,
+    numbers: &Numbers,
     lr: f64,
 ) -> Result<Saved> {
     let (dir, world) = (config.run.dir.join("ckpt"), &r.mesh.world);
-    let saved = write(&dir, config, domains, r, position, cursor, lr)?;
+    let saved = write(&dir, config, domains, r, position, cursor, numbers, lr)?;
     if world.rank() == 0 {
         let keep = match config.checkpoint.keep_every {
             Some(Every::Steps(n)) => Some(n),
@@ -268,6 +279,7 @@ pub fn write(
     r: &Replica,
     position: Position,
     cursor: Option<&Snapshot>,
+    numbers: &Numbers,
     lr: f64,
 ) -> Result<Saved> {
     let meta = Meta {
@@ -283,6 +295,7 @@ pub fn write(
         ledger: ledger(config),
         data: cursor.map_or(serde_json::Value::Null, |c| serde_json::to_value(c).expect("names and numbers")),
         corpora: domains.iter().map(corpus_id).collect(),
+        numbers: numbers.note(),
         tokenizer_hash: domains
             .first()
             .map_or(String::new(), |d| format!("{:016x}", d.corpus.meta().tokenizer.hash)),

@@ -5,14 +5,15 @@ use super::evaluating::OWED;
 use super::loader::{Drawn, Loader};
 use super::lock;
 use super::metrics::Metrics;
+use super::numbers::{self, Numbers};
 use super::position::Position;
 use super::progress::Progress;
 use super::rehearsal;
 use super::replica::{Plan, Replica};
 use super::resume;
-use super::step::{MicroBatch, Update, step};
+use super::step::{MicroBatch, Outcome, Update, step_unless};
 use super::vote::{Ballot, Vote};
-use super::{agreement, corpora, council};
+use super::{agreement, alike, corpora, council};
 use crate::comm::{Mesh, Setup, Spent, World, processes};
 use crate::config::{self, Every, OptimState, PhaseConfig, Precision, RunConfig};
 use crate::data::{Domain, HeldOut, Snapshot};
@@ -115,6 +116,8 @@ pub(super) struct Rank<'a> {
     pub(super) position: Position,
     /// Where the data cursor is; None where it must be counted.
     pub(super) cursor: Option<Snapshot>,
+    /// What the next updates are judged by.
+    pub(super) numbers: Numbers,
     /// Rank 0 only.
     pub(super) metrics: Option<Metrics>,
     pub(super) progress: Option<Progress>,
@@ -153,6 +156,7 @@ fn rank_main(
         domains,
         position,
         cursor: resume::cursor(start)?,
+        numbers: resume::numbers(start)?,
         metrics: if first { Some(Metrics::open(&config.run.dir)?) } else { None },
         progress: first.then(|| Progress::new(Position::total_steps(config), Position::total_tokens(config))),
         last_save: Instant::now(),
@@ -195,6 +199,9 @@ impl Rank<'_> {
     /// The rest of one phase.
     fn phase(&mut self, phase: &PhaseConfig) -> Result<()> {
         let Rank { config, position, .. } = *self;
+        if position.phase_step == 0 {
+            self.numbers.begin_phase();
+        }
         if position.phase_step == 0 && position.update > 0 {
             match phase.optimizer {
                 OptimState::Keep => {}
@@ -248,14 +255,42 @@ impl Rank<'_> {
                 self.replica.dev.arena().trim();
             }
             let Drawn { batches, cursor } = std::mem::replace(&mut now, next);
-            let outcome = step(&mut self.replica, &batches, &update, ballot)?;
+            let (numbers, policy) = (&self.numbers, &config.numerics);
+            let judge = |loss, norm| numbers.judge(policy, loss, norm);
+            let outcome = step_unless(&mut self.replica, &batches, &update, ballot, judge)?;
             let took = began.elapsed();
+            self.judged(phase, &update, &outcome)?;
             (weight_sum, self.cursor) = (outcome.vote.next_weight_sum, cursor);
             self.position =
                 Position { update: self.position.update + 1, phase_step: i + 1, phase: self.position.phase };
+            if let (None, Some(steps)) = (&outcome.fault, policy.compare_replicas)
+                && self.position.update.is_multiple_of(steps)
+            {
+                alike::compare(&mut self.replica, self.position.update)?;
+            }
             self.log_step(phase, &update, &outcome, took, data_wait);
             self.after_step(phase, &held, &outcome.vote, i + 1 == phase.steps)?;
         }
+        Ok(())
+    }
+
+    /// What comes of an update that was made, or was not.
+    fn judged(&mut self, phase: &PhaseConfig, update: &Update, outcome: &Outcome) -> Result<()> {
+        let Some(fault) = &outcome.fault else {
+            self.numbers.made(&self.config.numerics, outcome.loss, outcome.grad_norm);
+            return Ok(());
+        };
+        self.keep_for_replay(phase, update, outcome, &fault.what)?;
+        if fault.stops {
+            self.event("update_refused", &fault.what);
+            return Err(numbers::error(update.step, fault.what.clone()));
+        }
+        self.numbers.skipped();
+        let text = format!("update {} is skipped: {}", update.step, fault.what);
+        if self.replica.mesh.world.rank() == 0 {
+            tracing::warn!("{text}");
+        }
+        self.event("update_skipped", &text);
         Ok(())
     }
 

@@ -19,7 +19,8 @@ impl Rank<'_> {
         let lr = phase.lr_at(self.position.phase_step.saturating_sub(1));
         self.replica.flow.settle(&mut self.replica.params)?;
         let cursor = self.cursor.as_ref();
-        let saved = resume::save(self.config, self.domains, &self.replica, self.position, cursor, lr);
+        let (at, numbers) = (self.position, &self.numbers);
+        let saved = resume::save(self.config, self.domains, &self.replica, at, cursor, numbers, lr);
         self.last_save = Instant::now();
         let saved = match saved {
             Ok(saved) => saved,
