@@ -1,11 +1,15 @@
 //! The program, killed at any moment and started again by the same command, ends as if nobody had disturbed it.
 
+#[path = "resume/numerics.rs"]
+mod numerics;
 #[path = "common/process.rs"]
 mod process;
 #[path = "resume/ramp.rs"]
 mod ramp;
 #[path = "common/random.rs"]
 mod random;
+#[path = "resume/stops.rs"]
+mod stops;
 
 use espalier::checkpoint::{Area, Checkpoint, Kind, Manifest};
 use espalier::comm::{Mesh, run_ranks};

@@ -129,7 +129,12 @@ pub fn full(moments: usize) -> String {
         if !wait_for(&process, || run.folder.join("run/ckpt").exists()) {
             continue;
         }
+        // It stands still while its disk is filled.
+        if process.stop().is_some() {
+            continue;
+        }
         fill(&filler);
+        process.signal(libc::SIGCONT);
         if !wait_for(&process, || run.stderr().contains("is not saved: ")) {
             continue;
         }

@@ -36,7 +36,7 @@ fn unfinished(run: &Run) -> bool {
 }
 
 pub fn cut(moments: usize) -> String {
-    let site = Site::in_memory();
+    let site = Site::on_disk();
     let (mut calm, mut random) = (Calm::new(&site), Random(12));
     let (mut inside, mut elsewhere, mut ends) = (0, 0, 0);
     while inside < moments {
