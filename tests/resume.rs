@@ -1,11 +1,15 @@
 //! The program, killed at any moment and started again by the same command, ends as if nobody had disturbed it.
 
+#[path = "resume/numerics.rs"]
+mod numerics;
 #[path = "common/process.rs"]
 mod process;
 #[path = "resume/ramp.rs"]
 mod ramp;
 #[path = "common/random.rs"]
 mod random;
+#[path = "resume/stops.rs"]
+mod stops;
 
 use espalier::checkpoint::{Area, Checkpoint, Kind, Manifest};
 use espalier::comm::{Mesh, run_ranks};
@@ -223,7 +227,15 @@ fn rewrite(from: &Run, tp: usize, zero: u8, to: &Run) {
     let done = run_ranks(2, Duration::from_secs(60), |world| {
         let mut r = Replica::new(Device::cpu(1), Mesh::new(world, tp)?, &run::plan(&read));
         let position = resume::load(&read, &start, &mut r)?;
-        resume::save(&write, &domains, &r, position, resume::cursor(&start)?.as_ref(), 0.0)
+        resume::save(
+            &write,
+            &domains,
+            &r,
+            position,
+            resume::cursor(&start)?.as_ref(),
+            &Default::default(),
+            0.0,
+        )
     });
     done.expect("a checkpoint is written");
 }

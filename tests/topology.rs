@@ -11,6 +11,8 @@ mod random;
 mod replica;
 #[path = "common/whole.rs"]
 mod whole;
+#[path = "topology/withheld.rs"]
+mod withheld;
 
 use espalier::config::{ModelConfig, OptimKind, Positions, Precision};
 use espalier::device::DType;

@@ -4,6 +4,7 @@
 use super::disk;
 use super::manifest::{MANIFEST, Manifest};
 use super::open::Checkpoint;
+use crate::comm::processes;
 use crate::{Error, Result};
 use std::io::ErrorKind::NotFound;
 use std::path::{Path, PathBuf};
@@ -59,28 +60,55 @@ pub fn list(dir: &Path) -> Result<Vec<Found>> {
     Ok(scan(dir)?.into_iter().filter(|f| f.finished).collect())
 }
 
-/// The newest checkpoint whose files all match their checksums. Damaged newer ones are passed over with a warning.
-/// None if there are none at all; an error if there are some and all are damaged. Reads the whole checkpoint: call it
-/// on one rank.
-pub fn newest(dir: &Path) -> Result<Option<PathBuf>> {
-    let mut first = None;
-    for found in list(dir)?.into_iter().rev() {
-        match Checkpoint::open(&found.path).and_then(|c| c.verify()) {
-            Ok(()) => return Ok(Some(found.path)),
-            Err(e) => {
-                tracing::warn!("checkpoint {} is passed over: {e}", found.path.display());
-                first.get_or_insert(e);
+/// The newest sound checkpoint of some, opened, and a sentence about each newer one that is not.
+#[derive(Default)]
+pub struct Search {
+    pub found: Option<Checkpoint>,
+    pub passed_over: Vec<String>,
+}
+
+/// Goes through checkpoints (of `dir`, newest first) until `examine` finds one sound; its own error, not that of the
+/// checkpoint, ends the search. An error if there are some and all are damaged: a run must not begin again from the
+/// beginning unasked. Nothing is removed. What is passed over is said by the first of several processes.
+pub fn search(
+    dir: &Path,
+    paths: impl IntoIterator<Item = PathBuf>,
+    mut examine: impl FnMut(&Path) -> Result<Result<Checkpoint, String>>,
+) -> Result<Search> {
+    let (mut search, mut first) = (Search::default(), None);
+    for path in paths {
+        match examine(&path)? {
+            Ok(found) => {
+                search.found = Some(found);
+                return Ok(search);
+            }
+            Err(problem) => {
+                let text = format!("checkpoint {} is passed over: {problem}", path.display());
+                if processes::is_first() {
+                    tracing::warn!("{text}");
+                }
+                search.passed_over.push(text);
+                first.get_or_insert(problem);
             }
         }
     }
     match first {
-        None => Ok(None),
-        Some(e) => Err(Error::checkpoint(
+        None => Ok(search),
+        Some(problem) => Err(Error::checkpoint(
             dir,
-            format!("every checkpoint is damaged, the newest like this: {e}"),
+            format!("every checkpoint is damaged, the newest like this: {problem}"),
             "remove the directory to start again from the beginning",
         )),
     }
+}
+
+/// The newest checkpoint whose files all match their checksums, as `search` has it. Reads the whole checkpoint: call it
+/// on one rank.
+pub fn newest(dir: &Path) -> Result<Option<PathBuf>> {
+    let paths = list(dir)?.into_iter().rev().map(|found| found.path);
+    let sound = |path: &Path| Checkpoint::open(path).and_then(|c| c.verify().map(|()| c));
+    let found = search(dir, paths, |path| Ok(sound(path).map_err(|e| e.to_string())))?.found;
+    Ok(found.map(|c| c.path().into()))
 }
 
 /// The checkpoint that `PATH[@STEP]` names: a checkpoint, a run directory, or a directory of checkpoints; without a
@@ -150,4 +178,17 @@ pub fn remove(path: &Path) -> Result<()> {
         Err(e) if e.kind() == NotFound => Ok(()),
         done => done.map_err(Error::io(path, "remove")),
     }
+}
+
+/// Removes what a failed save of this step left. The checkpoint that waited while it was saved again is back.
+pub fn discard(dir: &Path, step: u64) -> Result<()> {
+    let (path, old) = (step_dir(dir, step), old_dir(dir, step));
+    if path.join(MANIFEST).exists() {
+        return Ok(()); // it was finished after all
+    }
+    remove(&path)?;
+    if old.join(MANIFEST).exists() {
+        std::fs::rename(&old, &path).map_err(Error::io(&old, "rename"))?;
+    }
+    Ok(())
 }

@@ -53,6 +53,9 @@ pub struct Meta {
     /// beginning.
     pub data: serde_json::Value,
     pub corpora: Vec<CorpusId>,
+    /// The losses and norms that the next are compared with, and how many updates were skipped. Null where there are none.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub numbers: serde_json::Value,
     pub tokenizer_hash: String,
     /// The token that ends documents.
     #[serde(default, skip_serializing_if = "Option::is_none")]

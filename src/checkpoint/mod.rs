@@ -19,7 +19,8 @@ mod save;
 #[cfg(test)]
 mod tests;
 
-pub use folder::{Found, list, newest, prunable, prune, remove, resolve};
+pub use disk::replace;
+pub use folder::{Found, Search, discard, list, newest, prunable, prune, remove, resolve, search};
 pub use manifest::{Clocks, CorpusId, FORMAT_VERSION, FileEntry, Manifest, Meta, Topology};
 pub use merge::merge;
 pub use open::{Checkpoint, Values, Weights};

@@ -175,7 +175,7 @@ impl Eval {
             let mut r = Replica::of_checkpoint(checkpoint, self.ranks.weights(), dtype, seq_len, dev, mesh)?;
             let mut lines = vec![];
             for (name, held) in held {
-                let e = evaluate::run(&mut r, held, batch_rows(seq_len), step)?;
+                let e = evaluate::run(&mut r, held, batch_rows(seq_len), step, &|| false)?;
                 let (nll_token, bits_byte, tokens) = (e.nll_token, e.bits_byte, e.tokens);
                 lines.push(Line { corpus: name.clone(), by: "model", nll_token, bits_byte, tokens });
             }

@@ -1,9 +1,11 @@
 //! `train RUN.toml`
 
+use super::print;
 use crate::Result;
 use crate::comm::processes;
 use crate::config::RunConfig;
 use crate::plan::DryRun;
+use crate::train::replay::replay;
 use crate::train::run::{Launch, train};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -35,6 +37,9 @@ pub struct Train {
     /// The dry run as one JSON object
     #[arg(long, requires = "dry_run")]
     json: bool,
+    /// Make an update that went wrong again, on one rank, and say which units and samples it was: RUN/replay/step-N.json
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    replay: Option<PathBuf>,
 }
 
 impl Train {
@@ -47,6 +52,9 @@ impl Train {
         let config = RunConfig::load(&self.file, &self.set)?;
         let ranks = processes::ranks(self.ranks)?;
         let launch = Launch { ranks, threads: self.threads, deadline: Duration::from_secs(self.deadline) };
+        if let Some(file) = &self.replay {
+            return print(&replay(&config, &launch, file)?.to_string());
+        }
         if self.trains() {
             return train(&config, &launch);
         }

@@ -93,7 +93,7 @@ impl RunConfig {
         Ok(Topology { dp, tp })
     }
 
-    /// Whether a run started as `old` may go on as this: only parallel, device, eval, checkpoint cadence, run.dir
+    /// Whether a run started as `old` may go on as this: only parallel, device, eval, checkpoint cadence, numerics, run.dir
     /// and a larger budget of the last phase may differ, the last not in Megatron's order.
     pub fn check_resume(&self, old: &RunConfig) -> Result<()> {
         let (new, old) = (self.lines(), old.lines());

@@ -12,6 +12,7 @@ mod preset;
 mod read;
 mod read_data;
 mod read_model;
+mod read_numerics;
 mod read_phase;
 mod reference;
 pub mod run;

@@ -4,7 +4,7 @@ use super::doc::{Doc, Value};
 use super::keys::nearest;
 use super::run::*;
 use super::table::{Table, number};
-use super::{read_data, read_model, read_phase};
+use super::{read_data, read_model, read_numerics, read_phase};
 use crate::Result;
 
 pub(super) const SEQ_LEN: std::ops::RangeInclusive<usize> = 1..=1 << 28;
@@ -58,6 +58,7 @@ pub(super) fn config(doc: &Doc) -> Result<RunConfig> {
     let phases = read_phase::phases(&phase_tables, &run, &model, &data, &optim, &eval)?;
     let parallel = parallel(&root.table("parallel")?)?;
     let checkpoint = checkpoint(&root.table("checkpoint")?)?;
+    let numerics = read_numerics::numerics(&root.table("numerics")?)?;
     let config = RunConfig {
         schema: 1,
         eval,
@@ -67,6 +68,7 @@ pub(super) fn config(doc: &Doc) -> Result<RunConfig> {
         data,
         parallel,
         optim,
+        numerics,
         phases,
         source_file: doc.file.clone(),
     };
@@ -318,7 +320,7 @@ pub(super) fn unknown_corpus(
     t.error(key, problem, format!("corpora: {}", names.join(", ")))
 }
 
-fn every(t: &Table, key: &str) -> Result<Option<Every>> {
+pub(super) fn every(t: &Table, key: &str) -> Result<Option<Every>> {
     let wants = "a string such as \"500 steps\" or \"20 min\"";
     let Some(s) = t.str(key, wants)? else { return Ok(None) };
     let every = s.split_once(' ').and_then(|(n, unit)| match unit.trim() {

@@ -18,6 +18,7 @@ pub struct RunConfig {
     pub data: Vec<(String, DataConfig)>,
     pub parallel: ParallelConfig,
     pub optim: OptimConfig,
+    pub numerics: NumericsConfig,
     /// At least one.
     pub phases: Vec<PhaseConfig>,
     /// The file this came from, for messages.
@@ -262,6 +263,33 @@ pub enum OptimKind {
     Sgd {
         weight_decay: f64,
     },
+}
+
+/// What happens to updates that go wrong, and how it is noticed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NumericsConfig {
+    /// Of an update whose loss or gradient norm is not finite.
+    pub nonfinite: OnFault,
+    /// Of an update whose loss or gradient norm is more than `sigma` standard deviations above the mean of the `window`
+    /// updates before it; `None` = no such thing.
+    pub spike: Option<OnFault>,
+    pub sigma: f64,
+    pub window: usize,
+    /// Updates skipped one after the other before the run stops.
+    pub max_skips: usize,
+    /// Most replay files of a run.
+    pub replays: usize,
+    /// Updates between two comparisons of what ranks hold alike.
+    pub compare_replicas: Option<u64>,
+}
+
+/// What becomes of an update that went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFault {
+    /// The run ends before it is made.
+    Stop,
+    /// It is not made, and the run goes on with the next data.
+    Skip,
 }
 
 /// Settings for the parameters whose name matches one of the patterns.

@@ -2,6 +2,7 @@
 //! `reference` prints it, and tests hold the readers to it.
 
 mod model;
+mod numerics;
 mod run;
 mod train;
 
@@ -135,6 +136,7 @@ pub const TABLES: &[Table] = &[
     train::OPTIM_SGD,
     train::OPTIM_EMA,
     train::OPTIM_GROUP,
+    numerics::NUMERICS,
     train::PHASE,
     train::PHASE_RAMP,
     train::PHASE_EVAL,

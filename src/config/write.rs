@@ -5,6 +5,7 @@ use super::model::{ModelConfig, Positions};
 use super::read::{ACCUMULATE, ATTENTION, DEVICES, EVAL_WEIGHTS, PRECISIONS, RECOMPUTE, REDUCTIONS};
 use super::read_data::{IOS, ORDERS, PACKINGS};
 use super::read_model::{ACTIVATIONS, HEADS, NORM_PLACES, NORMS};
+use super::read_numerics::{ON_FAULT, ON_SPIKE};
 use super::read_phase::{CURSOR, KINDS, OPTIMIZER, SCHEDULE};
 use super::run::*;
 use super::schedule::{Length, Segment};
@@ -41,7 +42,7 @@ impl RunConfig {
 
     /// xxh3 of everything that determines results: not where the run lies or computes (run.dir, run.device,
     /// parallel), nor where corpora lie and how they are read (data.*.path, io, stage_dir: their own hashes say what
-    /// they hold), nor what only watches it (eval, checkpoint).
+    /// they hold), nor what watches it (eval, checkpoint, numerics).
     pub fn hash(&self) -> u64 {
         let lines = self.lines().into_iter().filter(|l| l.matters);
         let text: String = lines.map(|l| format!("{}\t{}\t{}\n", l.table, l.key, l.value)).collect();
@@ -66,6 +67,7 @@ impl RunConfig {
         }
         self.parallel_lines(&mut w);
         self.optim_lines(&mut w);
+        self.numerics_lines(&mut w);
         for (i, p) in self.phases.iter().enumerate() {
             w.table(&format!("phase.{i}"), true);
             self.phase_lines(p, &mut w);
@@ -142,6 +144,21 @@ impl RunConfig {
         });
         w.line("ema", o.ema.map_or("\"none\"".into(), |d| format!("{{ decay = {d:?} }}")));
         w.line("group", format!("[{}]", groups.collect::<Vec<_>>().join(", ")));
+    }
+
+    /// A run that stopped for its numerics may go on by other rules.
+    fn numerics_lines(&self, w: &mut Writer) {
+        let n = &self.numerics;
+        w.table("numerics", false);
+        w.line("nonfinite", word(ON_FAULT, n.nonfinite));
+        w.line("spike", word(ON_SPIKE, n.spike));
+        w.line("sigma", format!("{:?}", n.sigma));
+        w.line("window", n.window.to_string());
+        w.line("max_skips", n.max_skips.to_string());
+        w.line("replays", n.replays.to_string());
+        if let Some(steps) = n.compare_replicas {
+            w.line("compare_replicas", every(&Every::Steps(steps)));
+        }
     }
 
     fn phase_lines(&self, p: &PhaseConfig, w: &mut Writer) {

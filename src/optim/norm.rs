@@ -12,11 +12,12 @@ const GRAIN: usize = 1 << 14;
 /// Σ g² over this dp rank's part of every unit. A tensor that every tp rank holds is counted by the first only.
 pub fn part_square_sum(dev: &Device, params: &Params, tp_rank: usize) -> f64 {
     let bytes = || params.units.iter().map(|u| u.part.len() * u.grad_dtype().bytes()).sum();
-    let sum = || params.units.iter().map(|u| unit_sum(dev, u, tp_rank)).sum();
+    let sum = || params.units.iter().map(|u| unit_square_sum(dev, u, tp_rank)).sum();
     profile::time(|| profile::pass("Gradient norm", bytes()), sum)
 }
 
-fn unit_sum(dev: &Device, unit: &Unit, tp_rank: usize) -> f64 {
+/// The same of one unit.
+pub fn unit_square_sum(dev: &Device, unit: &Unit, tp_rank: usize) -> f64 {
     let counted = |p: &&crate::params::Placed| p.spec.shard != Shard::Replicated || tp_rank == 0;
     let parts: Vec<std::ops::Range<usize>> = unit
         .params

@@ -6,19 +6,18 @@
 //! `record_writer.h`, `event.proto` and `summary.proto`. Each attempt has a file of its own; its session log makes
 //! TensorBoard forget what an earlier attempt wrote from that step on.
 
+use super::appender::Appender;
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// `SessionLog.START`.
 const START: u64 = 1;
 
 pub struct Board {
-    path: PathBuf,
-    file: File,
+    events: Appender,
 }
 
 impl Board {
@@ -28,34 +27,34 @@ impl Board {
         std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "create"))?;
         let path = folder.join(format!("events.out.tfevents.{:.0}.attempt-{attempt}", now()));
         let file = File::create(&path).map_err(Error::io(&path, "create"))?;
-        let mut board = Board { path, file };
-        board.event(0, |e| e.bytes(3, b"brain.Event:2"))?;
+        let mut board = Board { events: Appender::new(&path, file) };
+        board.event(0, |e| e.bytes(3, b"brain.Event:2"));
         Ok(board)
     }
 
     /// Nothing that an earlier attempt wrote for `step` or later counts any more.
-    pub fn begin(&mut self, step: u64) -> Result<()> {
+    pub fn begin(&mut self, step: u64) {
         self.event(step, |e| {
             let mut log = Message::default();
             log.varint(1, START);
             e.bytes(7, &log.0);
-        })
+        });
     }
 
     /// The numbers of a row, nested ones as `a/b`, under `kind` unless that is a step.
-    pub fn row(&mut self, kind: &str, step: u64, fields: &Value) -> Result<()> {
+    pub fn row(&mut self, kind: &str, step: u64, fields: &Value) {
         let prefix = match (kind, fields["corpus"].as_str()) {
             ("step", _) => String::new(),
             ("eval", Some(corpus)) => format!("eval/{corpus}/"),
-            _ => return Ok(()),
+            _ => return,
         };
-        let Value::Object(fields) = fields else { return Ok(()) };
+        let Value::Object(fields) = fields else { return };
         let mut summary = Message::default();
         add(&mut summary, &prefix, fields);
-        self.event(step, |e| e.bytes(5, &summary.0))
+        self.event(step, |e| e.bytes(5, &summary.0));
     }
 
-    fn event(&mut self, step: u64, what: impl FnOnce(&mut Message)) -> Result<()> {
+    fn event(&mut self, step: u64, what: impl FnOnce(&mut Message)) {
         let mut event = Message::default();
         event.f64(1, now());
         event.varint(2, step);
@@ -66,7 +65,7 @@ impl Board {
         record.extend(masked_crc(&length));
         record.extend(&event.0);
         record.extend(masked_crc(&event.0));
-        self.file.write_all(&record).map_err(Error::io(&self.path, "append to"))
+        self.events.append(&record);
     }
 }
 
@@ -157,12 +156,12 @@ mod tests {
     fn rows_become_scalars_under_their_names() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut board = Board::create(folder.path(), 3).expect("created");
-        board.begin(7).expect("written");
+        board.begin(7);
         let fields = json!({ "loss": 2.5, "name": "no number", "comm_bytes": { "dp": 300 } });
-        board.row("step", 300, &fields).expect("written");
-        board.row("eval", 300, &json!({ "corpus": "web", "nll_token": 1.5 })).expect("written");
-        board.row("checkpoint", 300, &json!({ "bytes": 9 })).expect("passed over");
-        let records = records(&std::fs::read(&board.path).expect("read"));
+        board.row("step", 300, &fields);
+        board.row("eval", 300, &json!({ "corpus": "web", "nll_token": 1.5 }));
+        board.row("checkpoint", 300, &json!({ "bytes": 9 }));
+        let records = records(&std::fs::read(board.events.path()).expect("read"));
         assert_eq!(records.len(), 4);
         // After the wall time (tag and eight bytes): the step, then the payload.
         assert_eq!(&records[0][9..], b"\x10\x00\x1a\x0dbrain.Event:2");

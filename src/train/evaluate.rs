@@ -1,14 +1,15 @@
 //! Loss on text that is not trained on: mean nats per token and, where the tokenizer's bytes are known, bits per byte.
 
+use super::council;
 use super::replica::Replica;
 use super::step::{MicroBatch, evaluate};
-use crate::Result;
 use crate::comm::Reduce;
 use crate::config::{EvalTarget, EvalWeights, PhaseConfig};
 use crate::data::{Domain, HeldOut};
 use crate::device::{Category, DType};
 use crate::tape::At;
 use crate::tensor::Tensor;
+use crate::{Error, Result};
 
 #[derive(Clone, Debug)]
 pub struct EvalResult {
@@ -48,18 +49,33 @@ pub fn batch_rows(seq_len: usize) -> usize {
     (8192 / seq_len).max(1)
 }
 
-/// Batches of `rows` are dealt to the dp ranks in turn. Collective over all ranks.
-pub fn run(r: &mut Replica, held: &HeldOut, rows: usize, step: u64) -> Result<EvalResult> {
+/// Batches of `rows` are dealt to the dp ranks in turn. Collective over all ranks. Error `Stopped` on all of them when
+/// `stop` says so on one, asked before each batch.
+pub fn run(
+    r: &mut Replica,
+    held: &HeldOut,
+    rows: usize,
+    step: u64,
+    stop: &dyn Fn() -> bool,
+) -> Result<EvalResult> {
     let (dp, tp) = (r.mesh.dp.clone(), r.mesh.tp.clone());
     let batches = held.rows().div_ceil(rows);
     // Some ranks have a batch more than others, so a forward must not wait for weights that others bring, or (ZeRO 3)
     // every rank must run as many: without a batch of its own it runs the first, which does not count.
     r.flow.settle(&mut r.params)?;
     let ends = if r.flow.zero == 3 { batches.next_multiple_of(dp.size()) } else { batches };
+    let world = r.mesh.world.clone();
     // Sums by batch, so that the total does not depend on who had which.
     let mut sums = Tensor::zeros(&r.dev, batches, 2, DType::F64, Category::Comm);
-    for i in (dp.rank()..ends).step_by(dp.size()) {
+    for first in (0..ends).step_by(dp.size()) {
+        if council::any(&r.dev, world.as_ref(), stop(), "stop")? {
+            return Err(Error::Stopped { what: "the evaluation".into() });
+        }
+        let i = first + dp.rank();
         let counts = i < batches;
+        if i >= ends {
+            continue;
+        }
         let batch = MicroBatch::from(held.batch(if counts { i * rows } else { 0 }, rows)?);
         let nll = evaluate(r, &batch, At { step, layer: 0 })?;
         if counts && tp.rank() == 0 {

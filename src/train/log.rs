@@ -3,27 +3,25 @@
 use super::resume;
 use super::run::{Launch, Rank};
 use super::step::{Outcome, Update};
-use crate::Result;
 use crate::comm::Spent;
 use crate::config::PhaseConfig;
 use serde_json::json;
 use std::time::Duration;
 
 impl Rank<'_> {
-    pub(super) fn row(&mut self, kind: &str, fields: impl FnOnce() -> serde_json::Value) -> Result<()> {
+    pub(super) fn row(&mut self, kind: &str, fields: impl FnOnce() -> serde_json::Value) {
         let phase = self.config.phases.get(self.position.phase).map_or("", |p| p.name.as_str());
-        match &mut self.metrics {
-            Some(m) => m.write(kind, self.position.update, phase, fields()),
-            None => Ok(()),
+        if let Some(m) = &mut self.metrics {
+            m.write(kind, self.position.update, phase, fields());
         }
     }
 
-    pub(super) fn describe(
-        &mut self,
-        launch: &Launch,
-        start: &resume::Start,
-        programs: &[u64],
-    ) -> Result<()> {
+    /// What does not happen in every run: a row of metrics with a name of its kind and a sentence.
+    pub(super) fn event(&mut self, name: &str, text: &str) {
+        self.row("event", || json!({ "name": name, "text": text }));
+    }
+
+    pub(super) fn describe(&mut self, launch: &Launch, start: &resume::Found, programs: &[u64]) {
         let programs: Vec<_> = programs.iter().map(|p| format!("{p:016x}")).collect();
         let (config, mesh) = (self.config, &self.replica.mesh);
         let model = &config.model;
@@ -31,11 +29,11 @@ impl Rank<'_> {
         let peak = self.peak_flops * (dp * tp) as f64 / 1e12;
         let [full, causal] = [false, true].map(|c| model.flops_per_token(config.run.seq_len, c));
         if let Some(p) = &mut self.progress {
-            p.begin(config, launch, dp, tp, start);
+            p.begin(config, launch, dp, tp, &start.start);
             p.flops_per_token = [full, causal];
         }
         if let Some(m) = &mut self.metrics {
-            m.begin(self.position.update)?;
+            m.begin(self.position.update);
         }
         self.row("run", || {
             json!({
@@ -44,7 +42,10 @@ impl Rank<'_> {
                 "flops_per_token_full": full, "flops_per_token_causal": causal,
                 "threads_per_rank": launch.threads_per_rank(), "peak_tflops": peak, "program_hashes": programs,
             })
-        })
+        });
+        for text in &start.passed_over {
+            self.event("checkpoint_passed_over", text);
+        }
     }
 
     pub(super) fn log_step(
@@ -54,7 +55,7 @@ impl Rank<'_> {
         outcome: &Outcome,
         took: Duration,
         data_wait: Duration,
-    ) -> Result<()> {
+    ) {
         let batch = phase.batches.at(self.position.phase_step - 1);
         let rate = (batch * phase.seq_len) as f64 / (took + data_wait).as_secs_f64();
         let (total, sample) = (self.position.tokens(self.config), self.position.sample(self.config));
@@ -78,7 +79,7 @@ impl Rank<'_> {
         self.row("step", || {
             json!({
                 "sample": sample, "tokens": total, "global_batch": batch, "loss": outcome.loss, "terms": terms,
-                "grad_norm": outcome.grad_norm, "clip": outcome.clip, "lr": update.lr,
+                "grad_norm": outcome.grad_norm, "clip": outcome.clip, "skipped": outcome.fault.is_some(), "lr": update.lr,
                 "weight_sum": update.weight_sum,
                 "step_ms": took.as_secs_f64() * 1e3, "tokens_per_s": rate,
                 "data_wait_ms": data_wait.as_secs_f64() * 1e3,
@@ -88,11 +89,10 @@ impl Rank<'_> {
                 "peak_mem_gib": memory.peak_fresh as f64 / (1u64 << 30) as f64,
                 "loss_by_domain": by_domain,
             })
-        })?;
+        });
         if let Some(p) = &mut self.progress {
             p.step(self.position.update, &phase.name, update, outcome, total, rate);
         }
-        Ok(())
     }
 }
 

@@ -12,19 +12,23 @@
 //! - `eval`: corpus, nll_token, bits_byte (where the tokenizer's bytes are known), tokens, weights (trained, or ema:
 //!   the moving average).
 //! - `checkpoint`: path, bytes, blocked_ms, total_ms.
+//! - `event`: name, text. What does not happen in every run: a checkpoint passed over or not written, an update skipped,
+//!   an evaluation that a signal put off.
 
+use super::appender::Appender;
 use super::board::Board;
+use super::evaluating::OWED;
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::time::Instant;
 
 pub struct Metrics {
-    path: PathBuf,
-    file: File,
+    rows: Appender,
     attempt: u64,
+    owed: Option<u64>,
     start: Instant,
     board: Board,
 }
@@ -33,32 +37,40 @@ impl Metrics {
     /// Appends to DIR/metrics.jsonl; the attempt is one more than the highest in it.
     pub fn open(dir: &Path) -> Result<Metrics> {
         let path = dir.join("metrics.jsonl");
-        let attempt = match File::open(&path) {
-            Ok(old) => BufReader::new(old)
-                .lines()
-                .map_while(|line| line.ok())
-                .filter_map(|line| serde_json::from_str::<Value>(&line).ok()?.get("attempt")?.as_u64())
-                .max()
-                .map_or(0, |most| most + 1),
-            Err(_) => 0,
-        };
+        let (mut attempt, mut owed) = (0, None);
+        if let Ok(old) = File::open(&path) {
+            let rows = BufReader::new(old).lines().map_while(|line| line.ok());
+            for row in rows.filter_map(|line| serde_json::from_str::<Value>(&line).ok()) {
+                attempt = attempt.max(row["attempt"].as_u64().map_or(0, |attempt| attempt + 1));
+                match row["kind"].as_str() {
+                    Some("event") if row["name"] == OWED => owed = row["step"].as_u64(),
+                    Some("eval") => owed = None,
+                    _ => {}
+                }
+            }
+        }
         let open = File::options().create(true).append(true).read(true).open(&path);
-        let mut file = open.map_err(Error::io(&path, "open"))?;
+        let mut rows = Appender::new(&path, open.map_err(Error::io(&path, "open"))?);
         // A kill may have left half a line.
         if !ends_with_newline(&path) {
-            file.write_all(b"\n").map_err(Error::io(&path, "append to"))?;
+            rows.append(b"\n");
         }
-        Ok(Metrics { path, file, attempt, start: Instant::now(), board: Board::create(dir, attempt)? })
+        Ok(Metrics { rows, attempt, owed, start: Instant::now(), board: Board::create(dir, attempt)? })
+    }
+
+    /// The step at which an earlier attempt was stopped with an evaluation due.
+    pub fn owed(&self) -> Option<u64> {
+        self.owed
     }
 
     /// From `step` on this attempt counts.
-    pub fn begin(&mut self, step: u64) -> Result<()> {
-        self.board.begin(step)
+    pub fn begin(&mut self, step: u64) {
+        self.board.begin(step);
     }
 
-    /// Appends one row; `fields` must be an object.
-    pub fn write(&mut self, kind: &str, step: u64, phase: &str, fields: Value) -> Result<()> {
-        self.board.row(kind, step, &fields)?;
+    /// Appends one row; `fields` must be an object. On a full disk it waits in memory.
+    pub fn write(&mut self, kind: &str, step: u64, phase: &str, fields: Value) {
+        self.board.row(kind, step, &fields);
         let mut row = Map::new();
         row.insert("v".into(), json!(1));
         row.insert("attempt".into(), json!(self.attempt));
@@ -71,7 +83,12 @@ impl Metrics {
         }
         let mut line = Value::Object(row).to_string();
         line.push('\n');
-        self.file.write_all(line.as_bytes()).map_err(Error::io(&self.path, "append to"))
+        self.rows.append(line.as_bytes());
+    }
+
+    /// The run ends: error if rows still wait for room.
+    pub fn end(&mut self) -> Result<()> {
+        self.rows.end()
     }
 }
 

@@ -2,21 +2,28 @@
 //! (`score`).
 
 pub mod agreement;
+pub mod alike;
+mod appender;
 mod board;
 pub mod choices;
 pub mod corpora;
+mod council;
 pub mod evaluate;
+mod evaluating;
 pub mod fits;
 pub mod loader;
 pub mod lock;
 mod log;
 pub mod metrics;
+pub mod numbers;
 pub mod position;
 pub mod progress;
 pub mod rehearsal;
+pub mod replay;
 pub mod replica;
 pub mod resume;
 pub mod run;
+mod saving;
 pub mod score;
 pub mod step;
 pub mod vote;

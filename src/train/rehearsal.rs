@@ -2,6 +2,7 @@
 //! what memory a rank will need, what it will send, and which program (ops and collectives, in order) it will run.
 
 use super::corpora::{self, Split};
+use super::council;
 use super::evaluate;
 use super::replica::Replica;
 use super::run::plan;
@@ -96,6 +97,7 @@ impl<'a> Rehearsal<'a> {
         for held in held {
             let batches = held.div_ceil(rows);
             let sums = Tensor::zeros(&r.dev, batches, 2, DType::F64, Category::Comm);
+            council::any(&r.dev, r.mesh.world.as_ref(), false, "stop")?;
             // Batches are dealt in turn: the last ranks may have none of their own.
             if r.mesh.dp.rank() < batches || r.flow.zero == 3 {
                 super::step::evaluate(r, &fake(rows, phase.seq_len), Default::default())?;

@@ -89,9 +89,10 @@ impl Replica {
             r.flow.updated(&mut r.params)
         };
         swap(self, Ema::show)?;
-        let made = f(self)?;
-        swap(self, Ema::hide)?;
-        Ok(made)
+        let made = f(self);
+        // Also after an error: what is saved then are the trained ones.
+        let back = swap(self, Ema::hide);
+        made.and_then(|made| back.map(|()| made))
     }
 }
 

@@ -1,16 +1,20 @@
 //! Where a run begins: its own newest checkpoint, another run's weights, a Hugging Face directory, or nothing.
 
 use super::corpora;
+use super::council;
+use super::numbers::Numbers;
 use super::position::Position;
 use super::replica::{self, Replica};
-use crate::checkpoint::{self, Checkpoint, Clocks, CorpusId, Meta, SaveState, Saved, Values};
+use crate::checkpoint::{self, Checkpoint, Clocks, CorpusId, Meta, SaveState, Saved, Search, Values};
+use crate::comm::{Comm, Solo, processes};
 use crate::config::{Every, Init, ModelConfig, Positions, Precision, RunConfig};
 use crate::data::side::Stream;
 use crate::data::{Domain, Snapshot, tokenizer};
+use crate::device::Device;
 use crate::hf::HfSource;
 use crate::params::{RandomInit, TensorSource};
 use crate::{Error, Result};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// What was found, the same for all ranks.
@@ -50,14 +54,55 @@ impl std::fmt::Display for Start {
     }
 }
 
+/// Where a run begins, and a sentence about each newer checkpoint that is damaged.
+pub struct Found {
+    pub start: Start,
+    pub passed_over: Vec<String>,
+}
+
 /// Looks for a checkpoint of this run, else for what `run.init` names, and checks that it fits. Nothing is written.
-pub fn find(config: &RunConfig, domains: &[Domain]) -> Result<Start> {
-    let dir = config.run.dir.join("ckpt");
-    if let Some(path) = checkpoint::newest(&dir)? {
-        let c = Checkpoint::open(&path)?;
-        let position = check_resume(config, domains, &c)?;
-        return Ok(Start::Resume(Box::new(c), position));
-    }
+/// Collective over `world`, if ranks that look each for themselves are to find the same.
+pub fn find(config: &RunConfig, domains: &[Domain], world: Option<&dyn Comm>) -> Result<Found> {
+    let Search { found, passed_over } = newest(&config.run.dir.join("ckpt"), world)?;
+    let start = match found {
+        Some(c) => {
+            let position = check_resume(config, domains, &c)?;
+            Start::Resume(Box::new(c), position)
+        }
+        None => origin(config)?,
+    };
+    Ok(Found { start, passed_over })
+}
+
+/// The newest checkpoint that is sound wherever it is read. Each rank compares its share of the files with their
+/// checksums; what rank 0 lists is looked at, and what one rank finds damaged is damaged for all.
+fn newest(dir: &Path, world: Option<&dyn Comm>) -> Result<Search> {
+    let alone = Solo::new();
+    let (world, dev) = (world.unwrap_or(&alone), Device::cpu(1));
+    let (rank, ranks) = (world.rank(), world.size());
+    let listed = match rank {
+        0 => Some(checkpoint::list(dir)?),
+        _ => None,
+    };
+    let name = |f: checkpoint::Found| f.path.file_name().map(|n| n.to_string_lossy().into_owned());
+    let names = listed.map(|all| all.into_iter().rev().filter_map(name).collect::<Vec<_>>().join("\n"));
+    let names = council::first(&dev, world, names.as_deref(), "checkpoints")?.map_or(String::new(), |n| n.1);
+    checkpoint::search(dir, names.lines().map(|name| dir.join(name)), |path| {
+        let own = Checkpoint::open(path).and_then(|c| c.verify_share(rank, ranks).map(|()| c));
+        let problem = own.as_ref().err().map(|e| e.to_string());
+        Ok(match (council::first(&dev, world, problem.as_deref(), "soundness of a checkpoint")?, own) {
+            (None, Ok(c)) => Ok(c),
+            (Some((by, problem)), _) => Err(match processes::host(by) {
+                Some(host) => format!("{problem} (found by rank {by} on {host})"),
+                None => problem,
+            }),
+            (None, Err(e)) => Err(e.to_string()),
+        })
+    })
+}
+
+/// What `run.init` names.
+fn origin(config: &RunConfig) -> Result<Start> {
     let origin = match &config.run.init {
         Init::Random => Origin::Random,
         Init::Checkpoint { path, step, ema } => {
@@ -103,7 +148,7 @@ fn check_model(config: &RunConfig, theirs: &ModelConfig, path: &Path) -> Result<
 }
 
 /// A resume may change what does not change results; everything else is a new run.
-fn check_resume(config: &RunConfig, domains: &[Domain], c: &Checkpoint) -> Result<Position> {
+pub(super) fn check_resume(config: &RunConfig, domains: &[Domain], c: &Checkpoint) -> Result<Position> {
     let meta = &c.manifest().meta;
     let old = RunConfig::load(&c.path().join("run.toml"), &[])?;
     config.check_resume(&old)?;
@@ -173,6 +218,15 @@ pub fn cursor(start: &Start) -> Result<Option<Snapshot>> {
     }
 }
 
+/// What a resumed run remembers of its updates.
+pub fn numbers(start: &Start) -> Result<Numbers> {
+    let Start::Resume(c, _) = start else { return Ok(Numbers::default()) };
+    Numbers::from_note(&c.manifest().meta.numbers).map_err(|e| {
+        let problem = format!("\"numbers\" of its manifest cannot be read: {e}");
+        Error::checkpoint(c.path(), problem, "use an earlier checkpoint")
+    })
+}
+
 /// Fills weights (and, on a resume, optimizer state) of this rank.
 pub fn load(config: &RunConfig, start: &Start, r: &mut Replica) -> Result<Position> {
     let random = RandomInit { seed: config.run.seed };
@@ -190,16 +244,44 @@ pub fn load(config: &RunConfig, start: &Start, r: &mut Replica) -> Result<Positi
     Ok(Position::default())
 }
 
-/// Writes a checkpoint. `cursor`: where the data cursor is at `position`. Collective over all ranks.
+/// Writes a checkpoint and removes those that need not stay. Collective over all ranks.
 pub fn save(
     config: &RunConfig,
     domains: &[Domain],
     r: &Replica,
     position: Position,
     cursor: Option<&Snapshot>,
+    numbers: &Numbers,
     lr: f64,
 ) -> Result<Saved> {
-    let dir = config.run.dir.join("ckpt");
+    let (dir, world) = (config.run.dir.join("ckpt"), &r.mesh.world);
+    let saved = write(&dir, config, domains, r, position, cursor, numbers, lr)?;
+    if world.rank() == 0 {
+        let keep = match config.checkpoint.keep_every {
+            Some(Every::Steps(n)) => Some(n),
+            Some(Every::Minutes(_)) | None => None,
+        };
+        // One more than need be is no reason to stop.
+        if let Err(e) = checkpoint::prune(&dir, position.update, config.checkpoint.keep_last, keep) {
+            tracing::warn!("an old checkpoint stays: {e}");
+        }
+    }
+    world.barrier("checkpoint pruned")?;
+    Ok(saved)
+}
+
+/// Writes a checkpoint into a directory of checkpoints. `cursor`: where the data cursor is at `position`. Collective over
+/// all ranks; an error is one on all.
+pub fn write(
+    dir: &Path,
+    config: &RunConfig,
+    domains: &[Domain],
+    r: &Replica,
+    position: Position,
+    cursor: Option<&Snapshot>,
+    numbers: &Numbers,
+    lr: f64,
+) -> Result<Saved> {
     let meta = Meta {
         clocks: Clocks {
             update: position.update,
@@ -213,6 +295,7 @@ pub fn save(
         ledger: ledger(config),
         data: cursor.map_or(serde_json::Value::Null, |c| serde_json::to_value(c).expect("names and numbers")),
         corpora: domains.iter().map(corpus_id).collect(),
+        numbers: numbers.note(),
         tokenizer_hash: domains
             .first()
             .map_or(String::new(), |d| format!("{:016x}", d.corpus.meta().tokenizer.hash)),
@@ -245,16 +328,7 @@ pub fn save(
             .ok()?
     });
     texts.extend(tokenizer.as_deref().map(|text| ("tokenizer.json", text)));
-    let saved = checkpoint::save(&dir, &state, &meta, &texts, &barrier)?;
-    if world.rank() == 0 {
-        let keep = match config.checkpoint.keep_every {
-            Some(Every::Steps(n)) => Some(n),
-            Some(Every::Minutes(_)) | None => None,
-        };
-        checkpoint::prune(&dir, position.update, config.checkpoint.keep_last, keep)?;
-    }
-    world.barrier("checkpoint pruned")?;
-    Ok(saved)
+    checkpoint::save(dir, &state, &meta, &texts, &barrier)
 }
 
 fn corpus_id(d: &Domain) -> CorpusId {
@@ -276,6 +350,10 @@ fn ledger(config: &RunConfig) -> serde_json::Value {
 
 /// RUN/run.toml, complete: `train` accepts it as it is.
 pub fn write_run_file(config: &RunConfig) -> Result<()> {
-    let path: PathBuf = Path::new(&config.run.dir).join("run.toml");
-    std::fs::write(&path, config.resolved_toml()).map_err(Error::io(&path, "write"))
+    let (path, text) = (Path::new(&config.run.dir).join("run.toml"), config.resolved_toml());
+    // Written only if need be, and beside the old one: a full disk must not leave half of it.
+    match std::fs::read(&path) {
+        Ok(old) if old == text.as_bytes() => Ok(()),
+        _ => checkpoint::replace(&path, text.as_bytes()),
+    }
 }

@@ -1,19 +1,21 @@
 //! A run: set up every rank, then phase by phase, update by update, to the end or to a signal.
 
-use super::evaluate::{self, EvalResult};
+use super::evaluate;
+use super::evaluating::OWED;
 use super::loader::{Drawn, Loader};
 use super::lock;
 use super::metrics::Metrics;
+use super::numbers::{self, Numbers};
 use super::position::Position;
 use super::progress::Progress;
 use super::rehearsal;
 use super::replica::{Plan, Replica};
 use super::resume;
-use super::step::{MicroBatch, Update, step};
+use super::step::{MicroBatch, Outcome, Update, step_unless};
 use super::vote::{Ballot, Vote};
-use super::{agreement, corpora};
+use super::{agreement, alike, corpora, council};
 use crate::comm::{Mesh, Setup, Spent, World, processes};
-use crate::config::{self, EvalWeights, Every, OptimState, PhaseConfig, Precision, RunConfig};
+use crate::config::{self, Every, OptimState, PhaseConfig, Precision, RunConfig};
 use crate::data::{Domain, HeldOut, Snapshot};
 use crate::device::gemm::peak;
 use crate::device::{DType, Device};
@@ -45,14 +47,20 @@ impl Launch {
 /// Trains to the end of the last phase. Errors end all ranks; `Requeue` after a signal, with a checkpoint written.
 pub fn train(config: &RunConfig, launch: &Launch) -> Result<()> {
     check(config, launch)?;
+    // From here on: copying corpora and reading checkpoints may take minutes.
+    signal::listen();
     let domains = corpora::open(config)?;
     std::fs::create_dir_all(&config.run.dir).map_err(Error::io(&config.run.dir, "create"))?;
     // Of several processes one holds it for all; they write nothing before they have met.
     let _lock = if processes::is_first() { lock::take(&config.run.dir)? } else { None };
-    let start = resume::find(config, &domains)?;
-    signal::listen();
+    // Ranks that are threads begin from what is found once; processes look each for itself, and agree.
+    let found =
+        if processes::joined().is_none() { Some(resume::find(config, &domains, None)?) } else { None };
     let setup = Setup { deadline: launch.deadline, reductions: config.parallel.reductions };
-    processes::run(launch.ranks, &setup, |world| rank_main(config, launch, &domains, &start, world))?;
+    processes::run(launch.ranks, &setup, |world| match &found {
+        Some(found) => rank_main(config, launch, &domains, found, world),
+        None => rank_main(config, launch, &domains, &resume::find(config, &domains, Some(&*world))?, world),
+    })?;
     Ok(())
 }
 
@@ -108,6 +116,8 @@ pub(super) struct Rank<'a> {
     pub(super) position: Position,
     /// Where the data cursor is; None where it must be counted.
     pub(super) cursor: Option<Snapshot>,
+    /// What the next updates are judged by.
+    pub(super) numbers: Numbers,
     /// Rank 0 only.
     pub(super) metrics: Option<Metrics>,
     pub(super) progress: Option<Progress>,
@@ -126,15 +136,19 @@ fn rank_main(
     config: &RunConfig,
     launch: &Launch,
     domains: &[Domain],
-    start: &resume::Start,
+    found: &resume::Found,
     world: World,
 ) -> Result<()> {
+    let start = &found.start;
     let dp = world.size() / config.parallel.tp;
     let mesh = Mesh::grid(world, config.parallel.tp, config.parallel.shard_size(dp))?;
     let first = mesh.world.rank() == 0;
     let dev = Device::cpu(launch.threads_per_rank());
     let programs = rehearsal::program_hashes(config, mesh.world.rank(), mesh.dp.size())?;
     agreement::check(&dev, mesh.world.as_ref(), &agreement::facts(config, domains, start.step(), &programs))?;
+    if council::any(&dev, mesh.world.as_ref(), signal::asked_to_stop(), "stop")? {
+        return Err(Error::Requeue { step: start.step().unwrap_or(0) });
+    }
     let mut replica = Replica::new(dev, mesh, &plan(config));
     let position = resume::load(config, start, &mut replica)?;
     let mut rank = Rank {
@@ -142,6 +156,7 @@ fn rank_main(
         domains,
         position,
         cursor: resume::cursor(start)?,
+        numbers: resume::numbers(start)?,
         metrics: if first { Some(Metrics::open(&config.run.dir)?) } else { None },
         progress: first.then(|| Progress::new(Position::total_steps(config), Position::total_tokens(config))),
         last_save: Instant::now(),
@@ -154,7 +169,7 @@ fn rank_main(
     };
     if first {
         resume::write_run_file(config)?;
-        rank.describe(launch, start, &programs)?;
+        rank.describe(launch, found, &programs);
     }
     let done = rank.phases();
     if let (Err(e), world) = (&done, &rank.replica.mesh.world)
@@ -167,9 +182,13 @@ fn rank_main(
 
 impl Rank<'_> {
     fn phases(&mut self) -> Result<()> {
+        self.owed_evaluation()?;
         while let Some(phase) = self.config.phases.get(self.position.phase) {
             self.phase(phase)?;
             self.position = Position { phase: self.position.phase + 1, phase_step: 0, ..self.position };
+        }
+        if let Some(m) = &mut self.metrics {
+            m.end()?;
         }
         if let Some(p) = &self.progress {
             p.end(self.position.update, &self.config.run.dir);
@@ -180,6 +199,9 @@ impl Rank<'_> {
     /// The rest of one phase.
     fn phase(&mut self, phase: &PhaseConfig) -> Result<()> {
         let Rank { config, position, .. } = *self;
+        if position.phase_step == 0 {
+            self.numbers.begin_phase();
+        }
         if position.phase_step == 0 && position.update > 0 {
             match phase.optimizer {
                 OptimState::Keep => {}
@@ -195,7 +217,7 @@ impl Rank<'_> {
                 "steps": phase.steps, "seq_len": phase.seq_len, "global_batch": phase.global_batch,
                 "batch_ramp": phase.batches.ramp(),
             })
-        })?;
+        });
         self.replica.dev.arena().trim();
         let mut sampler = corpora::sampler(config, self.domains, position.phase)?;
         // A phase that begins a cursor begins at sample 0.
@@ -209,7 +231,11 @@ impl Rank<'_> {
         let mut loader = Loader::start(sampler, splits, first)?;
         let mut now = loader.take()?;
         let mut rows = now.rows();
-        let mut weight_sum = self.say(&now.batches, 0)?.cast_now(self)?.next_weight_sum;
+        let vote = self.say(&now.batches, 0)?.cast_now(self)?;
+        if vote.stop {
+            return self.stop(phase);
+        }
+        let mut weight_sum = vote.next_weight_sum;
         for i in position.phase_step..phase.steps {
             let asked = Instant::now();
             let next = loader.take()?;
@@ -229,14 +255,42 @@ impl Rank<'_> {
                 self.replica.dev.arena().trim();
             }
             let Drawn { batches, cursor } = std::mem::replace(&mut now, next);
-            let outcome = step(&mut self.replica, &batches, &update, ballot)?;
+            let (numbers, policy) = (&self.numbers, &config.numerics);
+            let judge = |loss, norm| numbers.judge(policy, loss, norm);
+            let outcome = step_unless(&mut self.replica, &batches, &update, ballot, judge)?;
             let took = began.elapsed();
+            self.judged(phase, &update, &outcome)?;
             (weight_sum, self.cursor) = (outcome.vote.next_weight_sum, cursor);
             self.position =
                 Position { update: self.position.update + 1, phase_step: i + 1, phase: self.position.phase };
-            self.log_step(phase, &update, &outcome, took, data_wait)?;
+            if let (None, Some(steps)) = (&outcome.fault, policy.compare_replicas)
+                && self.position.update.is_multiple_of(steps)
+            {
+                alike::compare(&mut self.replica, self.position.update)?;
+            }
+            self.log_step(phase, &update, &outcome, took, data_wait);
             self.after_step(phase, &held, &outcome.vote, i + 1 == phase.steps)?;
         }
+        Ok(())
+    }
+
+    /// What comes of an update that was made, or was not.
+    fn judged(&mut self, phase: &PhaseConfig, update: &Update, outcome: &Outcome) -> Result<()> {
+        let Some(fault) = &outcome.fault else {
+            self.numbers.made(&self.config.numerics, outcome.loss, outcome.grad_norm);
+            return Ok(());
+        };
+        self.keep_for_replay(phase, update, outcome, &fault.what)?;
+        if fault.stops {
+            self.event("update_refused", &fault.what);
+            return Err(numbers::error(update.step, fault.what.clone()));
+        }
+        self.numbers.skipped();
+        let text = format!("update {} is skipped: {}", update.step, fault.what);
+        if self.replica.mesh.world.rank() == 0 {
+            tracing::warn!("{text}");
+        }
+        self.event("update_skipped", &text);
         Ok(())
     }
 
@@ -258,68 +312,30 @@ impl Rank<'_> {
 
     /// Evaluation, checkpoint, stop: as all ranks agreed in the vote.
     fn after_step(&mut self, phase: &PhaseConfig, held: &[HeldOut], vote: &Vote, end: bool) -> Result<()> {
-        if end || vote.eval {
-            self.evaluate(phase, held)?;
+        let due = (end || vote.eval) && !held.is_empty();
+        let evaluated = !due || (!vote.stop && self.evaluate(phase, held)?);
+        let over = end && self.position.phase + 1 == self.config.phases.len();
+        if !evaluated {
+            self.event(
+                OWED,
+                "an evaluation was due when the run was stopped; it is made when the run goes on",
+            );
         }
-        if end || vote.save || vote.stop {
-            self.save(phase)?;
+        if !evaluated || (vote.stop && !over) {
+            return self.stop(phase);
         }
-        if vote.stop && !(end && self.position.phase + 1 == self.config.phases.len()) {
-            return Err(Error::Requeue { step: self.position.update });
+        if end || vote.save {
+            self.save(phase, over)?;
         }
         Ok(())
     }
 
-    fn evaluate(&mut self, phase: &PhaseConfig, held: &[HeldOut]) -> Result<()> {
-        self.last_eval = Instant::now();
-        if held.is_empty() {
-            return Ok(());
+    /// Leaves what the same command needs to go on.
+    pub(super) fn stop(&mut self, phase: &PhaseConfig) -> Result<()> {
+        if self.position.update > 0 {
+            self.save(phase, true)?;
         }
-        // An evaluation has sizes of its own; its buffers and those of training would both stay.
-        let arena = self.replica.dev.arena().clone();
-        arena.trim();
-        let (rows, update) = (evaluate::batch_rows(phase.seq_len), self.position.update);
-        let all = |r: &mut Replica| held.iter().map(|h| evaluate::run(r, h, rows, update)).collect();
-        let results: Vec<EvalResult> = evaluate::with_weights(&mut self.replica, phase, all)?;
-        let weights = phase.eval.as_ref().map_or(EvalWeights::Trained, |e| e.weights);
-        for (h, result) in held.iter().zip(results) {
-            let EvalResult { nll_token, bits_byte, tokens } = result;
-            let all = if h.domain().holdout < 1.0 { ":heldout" } else { "" };
-            let corpus = format!("{}{all}", h.domain().name);
-            self.row("eval", || {
-                json!({
-                    "corpus": corpus, "nll_token": nll_token, "bits_byte": bits_byte, "tokens": tokens,
-                    "weights": weights.name(),
-                })
-            })?;
-            if let Some(p) = &self.progress {
-                let averaged = if weights == EvalWeights::Ema { " by the average" } else { "" };
-                p.eval(self.position.update, &format!("{corpus}{averaged}"), &result);
-            }
-        }
-        arena.trim();
-        Ok(())
-    }
-
-    fn save(&mut self, phase: &PhaseConfig) -> Result<()> {
-        if self.saved_at.replace(self.position.update) == Some(self.position.update) {
-            return Ok(());
-        }
-        let began = Instant::now();
-        let lr = phase.lr_at(self.position.phase_step.saturating_sub(1));
-        self.replica.flow.settle(&mut self.replica.params)?;
-        let saved =
-            resume::save(self.config, self.domains, &self.replica, self.position, self.cursor.as_ref(), lr)?;
-        self.last_save = Instant::now();
-        let ms = began.elapsed().as_secs_f64() * 1e3;
-        self.row(
-            "checkpoint",
-            || json!({ "path": saved.path, "bytes": saved.bytes, "blocked_ms": ms, "total_ms": ms }),
-        )?;
-        if let Some(p) = &self.progress {
-            p.saved(self.position.update, &saved.path, began.elapsed());
-        }
-        Ok(())
+        Err(Error::Requeue { step: self.position.update })
     }
 }
 

@@ -2,13 +2,14 @@
 //! (ZeRO, `params/flow.rs`) brings the weights of each unit just in time and reduces its gradients as soon as they are
 //! complete. Then norm, clip, optimizer, and the new weights are on their way to the next forward.
 
+use super::numbers::{self, Fault};
 use super::replica::Replica;
 use super::vote::{Ballot, Vote};
+use crate::Result;
 use crate::ops::loss::Targets;
 use crate::optim::{Hyper, norm::part_square_sum};
 use crate::tape::{At, Cx, Grads, Seq, Tape, Var, Weights};
 use crate::tensor::Tensor;
-use crate::{Error, Result};
 
 /// A micro-batch of this rank: what the model sees and what it is to predict.
 pub struct MicroBatch {
@@ -71,13 +72,32 @@ pub struct Outcome {
     /// Factor that the clip put on the gradients.
     pub clip: f64,
     pub vote: Vote,
+    /// Why the update was not made: weights, moments and t are as before.
+    pub fault: Option<Fault>,
 }
 
 /// One tape per unit, in the order of the forward, with the unit's input (none for the embedding) and output.
 type Tapes = Vec<(Tape, Option<Var>, Var)>;
 
-/// Trains on the micro-batches of one update. Collective over all ranks; `ballot` carries what this rank has to say.
-pub fn step(r: &mut Replica, batches: &[MicroBatch], update: &Update, mut ballot: Ballot) -> Result<Outcome> {
+/// Trains on the micro-batches of one update. Collective over all ranks; `ballot` carries what this rank has to say. Error
+/// `Numerics`, with nothing updated, if the loss or the gradient norm is not finite.
+pub fn step(r: &mut Replica, batches: &[MicroBatch], update: &Update, ballot: Ballot) -> Result<Outcome> {
+    let judge = |loss, norm| numbers::finite(loss, norm).err().map(|what| Fault { what, stops: true });
+    let outcome = step_unless(r, batches, update, ballot, judge)?;
+    match outcome.fault {
+        Some(fault) => Err(numbers::error(update.step, fault.what)),
+        None => Ok(outcome),
+    }
+}
+
+/// The same, but that no update is made where `judge` finds a fault in its loss and gradient norm.
+pub fn step_unless(
+    r: &mut Replica,
+    batches: &[MicroBatch],
+    update: &Update,
+    mut ballot: Ballot,
+    judge: impl FnOnce(f64, f64) -> Option<Fault>,
+) -> Result<Outcome> {
     r.params.zero_grads(&r.dev);
     for (i, batch) in batches.iter().enumerate() {
         let last = i + 1 == batches.len();
@@ -95,19 +115,17 @@ pub fn step(r: &mut Replica, batches: &[MicroBatch], update: &Update, mut ballot
 
     let (ce, z) = (vote.loss_sum / update.weight_sum, update.z_loss * vote.z_sum / update.weight_sum);
     let (loss, grad_norm) = (ce + z, vote.square_sum.sqrt());
-    if !loss.is_finite() || !grad_norm.is_finite() {
-        return Err(Error::Numerics {
-            step: update.step,
-            problem: format!("loss {loss}, gradient norm {grad_norm}"),
-            remedy: "nothing was updated; start a new run.dir with init = \"ckpt:RUN\" and a lower lr".into(),
-        });
+    let fault = judge(loss, grad_norm);
+    if fault.is_some() {
+        // The weights that were brought for this update stay, or are brought again.
+        return Ok(Outcome { loss, ce, z, grad_norm, clip: 0.0, vote, fault });
     }
     // As torch.nn.utils.clip_grad_norm_ has it.
     let clip = update.clip.map_or(1.0, |most| (most / (grad_norm + 1e-6)).min(1.0));
     let hyper = Hyper { lr: update.lr, grad_scale: clip, update: update.step };
     r.optim.update(&r.dev, &mut r.params, hyper);
     r.flow.updated(&mut r.params)?;
-    Ok(Outcome { loss, ce, z, grad_norm, clip, vote })
+    Ok(Outcome { loss, ce, z, grad_norm, clip, vote, fault })
 }
 
 /// Adds the gradients of one micro-batch; returns its losses. After the `last` of an update the gradients are complete:

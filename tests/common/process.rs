@@ -100,21 +100,20 @@ pub struct Run {
 }
 
 impl Run {
-    #[allow(clippy::zombie_processes)] // `Process` waits
     pub fn start(&self) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_espalier"));
+        // Neither RUST_LOG nor the variables of a launcher around the tests.
+        command.args(["train", "run.toml", "--threads", "1"]).env_clear();
+        self.start_as(command)
+    }
+
+    /// By another command, to which the arguments of the run are added.
+    #[allow(clippy::zombie_processes)] // `Process` waits
+    pub fn start_as(&self, mut command: Command) -> Process {
         let stderr = File::create(self.folder.join("stderr")).expect("a file");
-        let child = Command::new(env!("CARGO_BIN_EXE_espalier"))
-            .args(["train", "run.toml", "--threads", "1"])
-            .args(&self.args)
-            .current_dir(&self.folder)
-            // Neither RUST_LOG nor the variables of a launcher around the tests.
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .expect("the program starts");
-        Process(child.id() as libc::pid_t)
+        command.args(&self.args).current_dir(&self.folder);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        Process(command.spawn().expect("the program starts").id() as libc::pid_t)
     }
 
     pub fn finish(&self) {

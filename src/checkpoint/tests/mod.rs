@@ -79,6 +79,7 @@ pub fn meta(model: &ModelConfig, dtype: DType, update: u64) -> Meta {
         ledger: serde_json::json!([{"first": 0, "web": 0.95, "laws": 0.05}]),
         data: serde_json::json!({"web": 12345, "laws": 7}),
         corpora: vec![CorpusId { name: "web".into(), hash: "00ff00ff00ff00ff".into(), weights: None }],
+        numbers: serde_json::Value::Null,
         tokenizer_hash: "0123456789abcdef".into(),
         end_of_document: Some(0),
         seed: u64::MAX,

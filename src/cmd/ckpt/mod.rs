@@ -173,6 +173,7 @@ mod tests {
             ledger: serde_json::Value::Null,
             data: serde_json::Value::Null,
             corpora: vec![],
+            numbers: serde_json::Value::Null,
             tokenizer_hash: String::new(),
             end_of_document: None,
             seed,

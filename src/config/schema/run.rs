@@ -19,6 +19,7 @@ pub(super) const TOP: Table = Table {
         need("data", Takes::Table, "The corpora, each a table with a name: letters, digits, `_` and `-`."),
         may("parallel", Takes::Table, "its defaults", "How ranks share the work."),
         may("optim", Takes::Table, "its defaults", "The optimizer."),
+        may("numerics", Takes::Table, "its defaults", "What happens to updates that go wrong."),
         need("phase", Takes::Tables, "The phases of the run, one after the other."),
     ],
 };
