@@ -21,6 +21,8 @@ pub struct Mesh {
     pub shard: Arc<dyn Comm>,
     /// The ranks of dp that keep the same part of it.
     pub replicate: Arc<dyn Comm>,
+    /// The ranks of tp that hold the same kv heads (`with_kv_copies`).
+    pub kv: Arc<dyn Comm>,
 }
 
 impl Mesh {
@@ -55,11 +57,22 @@ impl Mesh {
         let dp = world.split(tp_rank, dp_rank, "dp")?;
         let tp = world.split(dp_rank, tp_rank, "tp")?;
         if shard == all {
-            return Ok(Mesh { world, tp, shard: dp.clone(), dp, replicate: Arc::new(Solo::new()) });
+            return Ok(Mesh { world, tp, shard: dp.clone(), dp, replicate: alone(), kv: alone() });
         }
         let replicas = dp.split(dp_rank % shard, dp_rank / shard, "replicate")?;
         let shard = dp.split(dp_rank / shard, dp_rank % shard, "shard")?;
-        Ok(Mesh { world, dp, tp, shard, replicate: replicas })
+        Ok(Mesh { world, dp, tp, shard, replicate: replicas, kv: alone() })
+    }
+
+    /// The same with groups of `copies` neighbours of tp. Every rank of tp must call it. `pretend`: a mesh without peers.
+    pub fn with_kv_copies(self, copies: usize, pretend: bool) -> Result<Mesh> {
+        let (group, rank) = (self.tp.rank() / copies, self.tp.rank() % copies);
+        let kv = match (copies, pretend) {
+            (1, _) => alone(),
+            (_, true) => Arc::new(Solo::pretend(rank, copies, "kv")),
+            (_, false) => self.tp.split(group, rank, "kv")?,
+        };
+        Ok(Mesh { kv, ..self })
     }
 
     /// One rank.
@@ -83,13 +96,17 @@ impl Mesh {
             false => (part(dp_rank % shard, shard, "shard"), part(dp_rank / shard, dp / shard, "replicate")),
         };
         let tp = part(rank % tp, tp, "tp");
-        Mesh { world: Arc::new(world), dp: whole, tp, shard, replicate }
+        Mesh { world: Arc::new(world), dp: whole, tp, shard, replicate, kv: alone() }
     }
 
-    /// Bytes that this rank sent over dp (its shard and replicate groups included) and over tp.
+    /// Bytes that this rank sent over dp (its shard and replicate groups included) and over tp (its kv group included).
     pub fn sent(&self) -> [u64; 2] {
         let bytes = |c: &Arc<dyn Comm>| c.traffic().bytes();
         let split = if Arc::ptr_eq(&self.dp, &self.shard) { 0 } else { bytes(&self.shard) };
-        [bytes(&self.dp) + split + bytes(&self.replicate), bytes(&self.tp)]
+        [bytes(&self.dp) + split + bytes(&self.replicate), bytes(&self.tp) + bytes(&self.kv)]
     }
+}
+
+fn alone() -> Arc<dyn Comm> {
+    Arc::new(Solo::new())
 }

@@ -24,7 +24,8 @@ impl<'a> Rehearsal<'a> {
     pub fn new(config: &'a RunConfig, rank: usize, dp: usize) -> Rehearsal<'a> {
         let shard = config.parallel.shard_size(dp);
         let mesh = Mesh::pretend_rank(rank, (dp, shard), config.parallel.tp);
-        Rehearsal { config, replica: Replica::new(Device::meta(), mesh, &plan(config)) }
+        let replica = Replica::new(Device::meta(), mesh, &plan(config));
+        Rehearsal { config, replica: replica.expect("pretended groups do not fail") }
     }
 
     /// How the updates of a phase are cut.

@@ -95,6 +95,7 @@ pub fn plan(config: &RunConfig) -> Plan<'_> {
             config::Accumulate::Local => Accumulate::Local,
             config::Accumulate::Sharded => Accumulate::Sharded,
         },
+        sequence_parallel: config.parallel.sequence_parallel,
         seq_len: config.phases.iter().map(|p| p.seq_len).max().unwrap_or(config.run.seq_len),
     }
 }
@@ -132,7 +133,7 @@ fn rank_main(
     let dev = Device::cpu(launch.threads_per_rank());
     let programs = rehearsal::program_hashes(config, mesh.world.rank(), mesh.dp.size())?;
     rehearsal::check_agreement(&dev, mesh.world.as_ref(), &programs)?;
-    let mut replica = Replica::new(dev, mesh, &plan(config));
+    let mut replica = Replica::new(dev, mesh, &plan(config))?;
     let position = resume::load(config, start, &mut replica)?;
     let mut rank = Rank {
         config,
