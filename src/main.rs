@@ -9,8 +9,5 @@ fn main() {
         .with_writer(|| espalier::terminal::Log)
         .without_time()
         .init();
-    if let Err(e) = Cli::parse().run() {
-        eprintln!("espalier: {e}");
-        std::process::exit(e.exit_code());
-    }
+    std::process::exit(espalier::cmd::main(Cli::try_parse()));
 }

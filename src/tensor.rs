@@ -67,6 +67,10 @@ impl Tensor {
     pub fn is_meta(&self) -> bool {
         self.buffer.as_ref().is_some_and(|b| b.is_meta())
     }
+    /// Memory of the same device for the communication of this tensor.
+    pub(crate) fn staging(&self, bytes: usize) -> Buffer {
+        self.buffer.as_ref().expect("the tensor exists").another(bytes, Category::Comm)
+    }
     /// On the Meta device: appends a line to its program.
     pub fn note(&self, line: std::fmt::Arguments) {
         if let Some(buffer) = &self.buffer {

@@ -74,7 +74,7 @@ fn wrong_settings_get_one_sentence_and_exit_code_2_before_anything_is_written() 
         (&["--ranks", "0"], &["ranks"]),
         (&["--threads", "0"], &["threads"]),
         (&["--set", "phase.0.mix.web=1.0"], &["web"]),
-        (&["--set", "parallel.zero=3"], &["zero", "not built"]),
+        (&["--set", "parallel.pp=2"], &["pp", "not built"]),
         (&["--set", "parallel.sequence_parallel=true"], &["sequence_parallel", "not built"]),
         (&["--set", "model.dropout=0.1"], &["dropout"]),
         (&["--set", "run.device=cuda"], &["cuda", "not built"]),
@@ -121,7 +121,7 @@ fn a_run_of_one_of_several_processes_is_refused_by_a_build_without_mpi() {
     let out = Command::new(env!("CARGO_BIN_EXE_espalier"))
         .current_dir(dir.path())
         .env("OMPI_COMM_WORLD_SIZE", "4")
-        .env("OMPI_COMM_WORLD_RANK", "1")
+        .env("OMPI_COMM_WORLD_RANK", "0")
         .args(["train", "run.toml"])
         .output()
         .expect("starts");

@@ -147,6 +147,53 @@ fn a_phase_has_the_z_loss_of_the_run_or_its_own() {
     assert_eq!(parse(&c.resolved_toml(), &["model.logit_softcap=none"]).unwrap().model.logit_softcap, None);
 }
 
+const RAMP: &str = "phase.0.batch_ramp={ from = 2, by = 2, samples = 30 }";
+
+#[test]
+fn a_batch_grows_within_its_phase_and_budgets_count_every_update() {
+    let c = parse(LEAST, &[RAMP]).unwrap();
+    let p = &c.phases[0];
+    // 34 samples in the 10 updates below the full size, by hand.
+    assert_eq!((p.steps, p.samples(10), p.tokens), (100, 34, (34 + 90 * 8) * 64));
+    assert_eq!((p.global_batch, p.sizes().collect::<Vec<_>>()), (8, vec![2, 4, 6, 8]));
+    assert_eq!(parse(&c.resolved_toml(), &[]).unwrap(), c);
+    for (tokens, steps) in [(1, 1), (10 * 64, 5), (10 * 64 + 1, 6), (34 * 64, 10), (34 * 64 + 1, 11)] {
+        let set = [RAMP, &format!("phase.0.tokens={tokens}")];
+        let p = &parse(LEAST, &set).unwrap().phases[0];
+        assert_eq!((p.steps, p.tokens, p.all_samples() * 64 >= tokens), (steps, tokens, true));
+        assert!(p.lr_at(steps) > 0.0 && p.lr.steps() == steps, "the schedule is laid out over the updates");
+    }
+    // A resume may be longer, with the same ramp.
+    let longer = parse(LEAST, &[RAMP, "phase.0.steps=120"]).unwrap();
+    longer.check_resume(&c).unwrap();
+    let other = parse(LEAST, &[RAMP, "phase.0.batch_ramp.by=3"]).unwrap();
+    assert!(
+        other.check_resume(&c).unwrap_err().to_string().contains("phase.0.batch_ramp: { from = 2, by = 3")
+    );
+}
+
+#[test]
+fn every_size_of_a_ramp_splits_over_the_ranks_or_says_which_does_not() {
+    let c = parse(LEAST, &[RAMP]).unwrap();
+    assert_eq!(c.check_ranks(2).unwrap(), Topology { dp: 2, tp: 1 });
+    let got = c.check_ranks(4).unwrap_err().to_string();
+    assert!(
+        got.contains("phase.0.batch_ramp: 2 sequences in phase \"main\", a size of its batch_ramp"),
+        "{got}"
+    );
+    assert!(got.ends_with("make `from`, `by` and global_batch multiples of 4"), "{got}");
+    // Only sizes that occur count: 3 and 5 are passed over, 6 is not reached.
+    let small = "phase.0.batch_ramp={ from = 2, by = 1, samples = 2 }";
+    parse(LEAST, &[small]).unwrap().check_ranks(2).unwrap();
+    let odd = "phase.0.batch_ramp={ from = 2, by = 1, samples = 30 }";
+    let got = parse(LEAST, &[odd]).unwrap().check_ranks(2).unwrap_err().to_string();
+    assert!(got.contains("3 sequences"), "{got}");
+    parse(LEAST, &[odd, "phase.0.steps=2"]).unwrap().check_ranks(2).unwrap();
+    let micro = message(LEAST, &[RAMP, "parallel.micro_batch=4"]);
+    assert!(micro.contains("4 does not divide 2, a size of the batch_ramp of phase \"main\""), "{micro}");
+    assert!(micro.ends_with("give one of 1, 2"), "{micro}");
+}
+
 #[test]
 fn set_overrides_any_key_and_reads_words_without_quotes() {
     let set = [
@@ -250,6 +297,7 @@ fn the_hash_sees_what_determines_results_and_nothing_else() {
         "model.logit_softcap=30",
         "run.z_loss=1e-4",
         "phase.0.z_loss=1e-3",
+        RAMP,
         "optim.clip=none",
         "optim.adamw.eps=1e-6",
         "optim.adam={ weight_decay = 0.1 }",

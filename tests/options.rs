@@ -8,7 +8,7 @@ use process::{Run, STEPS, Site};
 use serde_json::Value;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 const EMA: [&str; 2] = ["--set", "optim.ema={ decay = 0.9 }"];
@@ -32,13 +32,22 @@ fn values(run: &Run, step: u64, kind: Kind) -> Vec<u32> {
     all
 }
 
+fn output(folder: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_espalier"));
+    command.args(args).current_dir(folder).output().expect("it starts")
+}
+
+/// The exit code and what it says on stderr.
 fn espalier(folder: &Path, args: &[&str]) -> (Option<i32>, String) {
-    let out = Command::new(env!("CARGO_BIN_EXE_espalier"))
-        .args(args)
-        .current_dir(folder)
-        .output()
-        .expect("it starts");
+    let out = output(folder, args);
     (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+}
+
+/// What it prints.
+fn printed(folder: &Path, args: &[&str]) -> String {
+    let out = output(folder, args);
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).expect("text")
 }
 
 #[test]
@@ -119,6 +128,18 @@ fn an_average_is_kept_over_kills_and_changes_nothing_that_is_trained() {
             |run: &Run| rows(run, "eval").into_iter().map(|r| (r["weights"].clone(), r["nll_token"].clone()));
         assert!(of(&calm).all(|(w, _)| w == "ema") && of(&plain).all(|(w, _)| w == "trained"));
         assert!(of(&calm).zip(of(&plain)).all(|(a, b)| a.1 != b.1), "other weights have other losses");
+
+        // The same numbers from outside; the run's last evaluation was at its last checkpoint.
+        let outside = |which: &[&str]| -> Value {
+            let eval = ["eval", "run", "--on", "small", "--tokens", "900", "--json", "--ranks", "2"];
+            let eval = [&eval, which].concat();
+            serde_json::from_str(&printed(&calm.folder, &eval)).expect("JSON")
+        };
+        for (run, which, name) in [(&calm, &["--ema"][..], "ema"), (&plain, &[], "trained")] {
+            let (told, found) = (of(run).next_back().expect("an evaluation").1, outside(which));
+            assert_eq!(found["weights"], name);
+            assert_eq!(found["results"][0]["nll_token"], told, "{name} of {dtype}");
+        }
     }
 }
 
@@ -143,7 +164,7 @@ fn an_average_resumes_on_another_topology() {
 }
 
 #[test]
-fn a_run_begins_with_the_average_of_another_and_it_is_exported() {
+fn a_run_begins_with_the_average_of_another_and_commands_use_it() {
     let site = Site::on_disk();
     let eval = "eval={ on = [\"large\"], every = \"1000 steps\", tokens = 2000, weights = \"ema\" }";
     let first = site.run("first", &["--set", eval, EMA[0], EMA[1]]);
@@ -178,6 +199,33 @@ fn a_run_begins_with_the_average_of_another_and_it_is_exported() {
     }
     let file = |run: &Run| std::fs::read(run.folder.join("hf/model.safetensors")).expect("a file");
     assert!(file(&first) == file(&second));
+    let alike = |args: &[&str]| {
+        let ours = printed(&first.folder, &[args, &["--ema"]].concat());
+        (ours, printed(&second.folder, args))
+    };
+    let (ours, theirs) =
+        alike(&["generate", "run", "--prompt", "The people", "--tokens", "40", "--temperature", "0"]);
+    assert_eq!(ours, theirs);
+    let (ours, theirs) =
+        alike(&["score", "run", "../small", "--as", "jsonl:scores.jsonl", "--tp", "2", "--ranks", "2"]);
+    assert!(ours.starts_with("../small by the average of the weights: ") && theirs.starts_with("../small: "));
+    let loss = |line: &str| Some(line.split_once(": ")?.1.split_once(" bits/byte")?.0.to_string());
+    assert!(loss(&ours).is_some() && loss(&ours) == loss(&theirs), "{ours}{theirs}");
+    let scores = |run: &Run| std::fs::read(run.folder.join("scores.jsonl")).expect("a file");
+    assert!(scores(&first) == scores(&second) && !scores(&first).is_empty());
+    let trained = ["score", "run", "../small", "--as", "jsonl:trained.jsonl"];
+    assert!(!printed(&first.folder, &trained).contains("average"));
+    assert!(scores(&first) != std::fs::read(first.folder.join("trained.jsonl")).expect("a file"));
+    for (args, says) in [
+        (&["eval", "run", "--ema", "--on", "small"][..], "step-00000060, by the average of its weights\n"),
+        (&["ckpt", "merge", "run", "--out", "small", "--weights-only"], "without their moving average"),
+    ] {
+        assert!(printed(&first.folder, args).contains(says), "{args:?}");
+    }
+    assert!(
+        !printed(&second.folder, &["ckpt", "merge", "run", "--out", "small", "--weights-only"])
+            .contains("average")
+    );
     // The second keeps none.
     let (code, message) = espalier(&second.folder, &["export", "run", "--out", "hf-2", "--ema"]);
     assert!(code == Some(4) && message.contains("it has no average of the weights"), "{message}");

@@ -6,8 +6,9 @@ use espalier::device::{Category, DType, Device, arena::MemoryUse};
 use espalier::model::Network;
 use espalier::params::{Dp, RandomInit};
 use espalier::tape::Seq;
-use espalier::train::corpora::Split;
-use espalier::train::rehearsal::{Rehearsal, check_agreement, program_hashes};
+use espalier::train::agreement;
+use espalier::train::corpora::{Split, splits};
+use espalier::train::rehearsal::{Rehearsal, program_hashes};
 use espalier::train::replica::Replica;
 use espalier::train::run::plan;
 use espalier::train::step::{MicroBatch, Update, step};
@@ -18,6 +19,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 fn config(model: &str, rest: &str) -> RunConfig {
+    config_with(model, rest, &[])
+}
+
+fn config_with(model: &str, rest: &str, set: &[String]) -> RunConfig {
     let text = format!(
         r#"schema = 1
         [run]
@@ -35,7 +40,7 @@ fn config(model: &str, rest: &str) -> RunConfig {
         lr = [{{ kind = "const", to = 1e-3 }}]
         "#
     );
-    RunConfig::parse(&text, "test.toml", &[]).expect("a run file")
+    RunConfig::parse(&text, "test.toml", set).expect("a run file")
 }
 
 /// Rows of different documents; which tokens does not matter.
@@ -57,12 +62,15 @@ fn real(config: &RunConfig, ranks: usize) -> Vec<(MemoryUse, [u64; 3])> {
         r.params.fill(&r.dev, &RandomInit { seed: 1 })?;
         let phase = &config.phases[0];
         let dp = (r.mesh.dp.rank(), r.mesh.dp.size());
-        let split = Split::new(dp, config.parallel.micro_batch, phase.global_batch, phase.seq_len);
-        for n in 0..2 {
+        let mut rows = None;
+        for (n, (split, _)) in twice(config, dp).into_iter().enumerate() {
+            if rows.replace(split.micro_batch).is_some_and(|rows| rows != split.micro_batch) {
+                r.dev.arena().trim();
+            }
             let micro = || batch(split.micro_batch, phase.seq_len, config.model.vocab);
             let batches: Vec<_> = (0..split.micro_steps).map(|_| micro()).collect();
             let update =
-                Update { step: n, lr: 1e-3, clip: Some(1.0), weight_sum: 512.0, z_loss: phase.z_loss };
+                Update { step: n as u64, lr: 1e-3, clip: Some(1.0), weight_sum: 512.0, z_loss: phase.z_loss };
             step(&mut r, &batches, &update, Ballot::new(config.data.len()))?;
         }
         r.flow.settle(&mut r.params)?;
@@ -73,15 +81,27 @@ fn real(config: &RunConfig, ranks: usize) -> Vec<(MemoryUse, [u64; 3])> {
     run.expect("two updates")
 }
 
+/// Two updates of each size of the first phase.
+fn twice(config: &RunConfig, dp: (usize, usize)) -> Vec<(Split, u64)> {
+    splits(config, &config.phases[0], dp, 0).flat_map(|split| [split; 2]).collect()
+}
+
 fn check(name: &str, config: &RunConfig, ranks: usize) {
     let tp = config.parallel.tp;
     for (rank, (memory, sent)) in real(config, ranks).into_iter().enumerate() {
         let mut r = Rehearsal::new(config, rank, ranks / tp);
-        r.update(&config.phases[0]).expect("a rehearsal");
-        r.update(&config.phases[0]).expect("a rehearsal");
-        let Replica { flow, params, .. } = &mut r.replica;
-        flow.settle(params).expect("a rehearsal");
-        let m = &r.replica.mesh;
+        for (i, kind) in r.kinds(&config.phases[0]).into_iter().enumerate() {
+            if i > 0 {
+                r.replica.dev.arena().trim();
+            }
+            r.update_of(&config.phases[0], kind).expect("a rehearsal");
+            r.update_of(&config.phases[0], kind).expect("a rehearsal");
+        }
+        let mut all = Rehearsal::new(config, rank, ranks / tp);
+        for (split, _) in twice(config, (rank / tp, ranks / tp)) {
+            all.update_of(&config.phases[0], split).expect("a rehearsal");
+        }
+        let m = &all.replica.mesh;
         let told = r.replica.dev.arena().used();
         for c in Category::ALL {
             let (cpu, meta) = (memory.peak[c as usize], told.peak[c as usize]);
@@ -119,6 +139,39 @@ fn the_meta_arena_foretells_the_cpu_arena_and_the_bytes_sent_of_every_zero_stage
     }
 }
 
+#[test]
+fn between_updates_a_rank_keeps_the_bytes_per_parameter_that_its_zero_stage_says() {
+    // Of a shard group of 4: weights, gradients, moments and (bf16) masters; arXiv 1910.02054, with f32 gradients.
+    let d = 4.0;
+    let table = [
+        ("f32", [16.0, 8.0 + 8.0 / d, 4.0 + 12.0 / d, 16.0 / d]),
+        ("bf16", [18.0, 6.0 + 12.0 / d, 2.0 + 16.0 / d, 16.0 / d]),
+    ];
+    for (dtype, stages) in table {
+        for (zero, bytes) in stages.into_iter().enumerate() {
+            for (parallel, ranks) in [("", 4), ("shard = \"4 ranks\"", 8)] {
+                if zero == 0 && ranks == 8 {
+                    continue; // shard groups are a matter of ZeRO
+                }
+                let parallel = format!("[parallel]\nmicro_batch = 1\nzero = {zero}\n{parallel}");
+                let set = [format!("run.dtype={dtype}")];
+                let c = config_with("preset = \"gpt2-124m\"", &parallel, &set);
+                let mut r = Rehearsal::new(&c, 1, ranks);
+                r.update(&c.phases[0]).expect("a rehearsal");
+                r.update(&c.phases[0]).expect("a rehearsal");
+                let live = r.replica.dev.arena().used().live;
+                let state =
+                    [Category::Weights, Category::Grads, Category::Optimizer].map(|c| live[c as usize]);
+                let each = state.iter().sum::<usize>() as f64 / c.model.params() as f64;
+                println!(
+                    "{dtype} zero {zero}, {ranks} ranks: {each:.3} bytes per parameter, {bytes} by the table"
+                );
+                assert!((each / bytes - 1.0).abs() < 0.03, "{dtype} zero {zero}: {each} and not {bytes}");
+            }
+        }
+    }
+}
+
 /// Elements of all units with their padding, for shard groups of this size.
 fn padded(config: &RunConfig, shard: usize) -> u64 {
     let dp = Dp { size: shard, ..Dp::SOLO };
@@ -135,7 +188,11 @@ fn what_dp_sends_in_an_update_is_what_the_formulas_say() {
         let c = config(model, &format!("[parallel]\nmicro_batch = 1\n{parallel}"));
         let mut r = Rehearsal::new(&c, 0, 4);
         r.update(&c.phases[0]).expect("a rehearsal");
-        assert_eq!(r.split(&c.phases[0]).micro_steps, 2, "the formulas below are for two micro-batches");
+        assert_eq!(
+            r.splits(&c.phases[0])[0].0.micro_steps,
+            2,
+            "the formulas below are for two micro-batches"
+        );
         (r.replica.mesh.sent()[0], c)
     };
     let (zero_0, c) = sent("zero = 0");
@@ -182,6 +239,26 @@ fn the_meta_arena_foretells_the_cpu_arena_of_bf16_with_full_recompute_on_two_ten
 }
 
 #[test]
+fn the_kinds_of_updates_of_a_growing_batch_stand_for_all_of_them() {
+    let model = "preset = \"llama-tiny\"\nlayers = 2\nvocab = 300";
+    let set = |c: &RunConfig, set: &[&str]| {
+        let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
+        RunConfig::parse(&c.resolved_toml(), "test.toml", &set).expect("a run file")
+    };
+    let ramp = ["phase.0.batch_ramp={ from = 2, by = 2, samples = 30 }", "phase.0.steps=12"];
+    // One micro-batch at first, then two, three and four; and micro-batches that grow.
+    for (parallel, ranks, kinds) in [("micro_batch = 2", 1, 1), ("micro_batch = 1\ntp = 2", 4, 1), ("", 2, 4)]
+    {
+        let c = set(&config(model, &format!("[parallel]\n{parallel}")), &ramp);
+        let r = Rehearsal::new(&c, 0, ranks / c.parallel.tp);
+        assert_eq!((r.splits(&c.phases[0]).len(), r.kinds(&c.phases[0]).len()), (4, kinds), "{parallel}");
+        check(parallel, &c, ranks);
+        let hash = |c: &RunConfig| program_hashes(c, 0, ranks / c.parallel.tp).expect("a rehearsal");
+        assert_ne!(hash(&c), hash(&set(&c, &["phase.0.steps=13"])), "one more update is another program");
+    }
+}
+
+#[test]
 fn ranks_of_a_run_have_the_same_program_and_runs_that_differ_have_others() {
     // Parts of 12,608 and 12,480 rows of the vocabulary: for 4 x 672 tokens a rank of the smaller part alone would
     // take one chunk of logits where the others take two, and so call other collectives.
@@ -209,14 +286,20 @@ fn ranks_of_a_run_have_the_same_program_and_runs_that_differ_have_others() {
 }
 
 #[test]
-fn a_run_whose_ranks_have_different_programs_is_refused() {
-    let run = run_ranks(2, Duration::from_secs(10), |world| {
-        let programs = [7 << 40, 9 + world.rank() as u64];
-        check_agreement(&Device::cpu(1), world.as_ref(), &[programs[0]])?;
-        check_agreement(&Device::cpu(1), world.as_ref(), &programs)
-    });
-    let message = run.expect_err("they differ").to_string();
-    assert!(message.contains("different programs in phase 1"), "{message}");
+fn a_run_whose_ranks_differ_is_refused_by_rank_and_by_what_differs() {
+    let check = |ranks: usize, facts: &(dyn Fn(usize) -> Vec<(&'static str, u64)> + Sync)| {
+        run_ranks(ranks, Duration::from_secs(10), |world| {
+            let own = facts(world.rank()).into_iter().map(|(name, hash)| (name.to_string(), hash));
+            agreement::check(&Device::cpu(1), world.as_ref(), &own.collect::<Vec<_>>())
+        })
+    };
+    let phases = |rank: usize| vec![("the run file", 7 << 40), ("phase 1", 9 + rank as u64 / 2)];
+    assert!(check(2, &phases).is_ok());
+    let message = check(3, &phases).expect_err("the third differs").to_string();
+    assert!(message.contains("rank 2 differs from rank 0 in phase 1"), "{message}");
+    let more = |rank: usize| vec![("the run file", 7); 1 + (rank == 0) as usize];
+    let message = check(3, &more).expect_err("the first has more").to_string();
+    assert!(message.contains("rank 0 differs from rank 1"), "{message}");
 }
 
 fn espalier(args: &[&str]) -> Command {
@@ -284,6 +367,15 @@ fn peak_anonymous_memory_is_within_a_tenth_of_what_the_dry_run_says() {
             preset = \"gpt2-124m\"\nlayers = 4\ndim = 384\nheads = 6\nvocab = 257\nmax_positions = 256
             [parallel]
             micro_batch = 8",
+            None,
+        ),
+        (
+            "llama whose batch and micro-batches grow",
+            "1",
+            "global_batch = 8
+            [model]
+            preset = \"llama-tiny\"\nlayers = 4\nvocab = 257",
+            Some("phase.0.batch_ramp={ from = 4, by = 4, samples = 4 }"),
         ),
         (
             "llama cheap, 2 ranks, accumulation",
@@ -293,6 +385,7 @@ fn peak_anonymous_memory_is_within_a_tenth_of_what_the_dry_run_says() {
             preset = \"llama-tiny\"\nlayers = 4\nvocab = 257
             [parallel]
             micro_batch = 2\nzero = 1\nrecompute = \"cheap\"",
+            None,
         ),
         (
             "bf16 full, tp 2",
@@ -302,12 +395,14 @@ fn peak_anonymous_memory_is_within_a_tenth_of_what_the_dry_run_says() {
             preset = \"llama-tiny\"\nlayers = 4\nvocab = 4096
             [parallel]
             micro_batch = 4\ntp = 2\nrecompute = \"full\"",
+            None,
         ),
     ];
-    for (name, ranks, rest) in cases {
+    for (name, ranks, rest, set) in cases {
         let dir = tempfile::tempdir().expect("a directory");
         let file = run_file(dir.path(), rest);
-        let args = ["train", &file, "--ranks", ranks, "--threads", "1"];
+        let mut args = vec!["train", &file, "--ranks", ranks, "--threads", "1"];
+        args.extend(set.into_iter().flat_map(|set| ["--set", set]));
         let plan: Value =
             serde_json::from_str(&output(&[&args[..], &["--dry-run", "--json"]].concat())).expect("JSON");
         let told = plan["memory"]["process"].as_u64().expect("bytes");

@@ -26,7 +26,12 @@ fn write_run(dir: &Path, first_loss: f64) {
     }
     text += "{\"v\":1,\"attempt\":0,\"kind\":\"ste\n";
     text += &row(1, "run", 2, json!({ "params": 1234, "host": "<node&1>", "flops_per_token_full": 6e3 }));
-    text += &row(1, "phase", 2, json!({ "name": "two", "steps": 2, "seq_len": 10, "global_batch": 10 }));
+    text += &row(
+        1,
+        "phase",
+        2,
+        json!({ "name": "two", "steps": 2, "seq_len": 10, "global_batch": 10, "batch_ramp": { "from": 3 } }),
+    );
     text += &step(1, 3, 3.0);
     text += &step(1, 4, 2.0);
     text += &row(1, "eval", 4, json!({ "corpus": "web:heldout", "nll_token": 2.125, "bits_byte": 1.0625 }));
@@ -64,6 +69,10 @@ fn the_page_shows_the_highest_attempt_of_each_step_and_its_evaluations() {
     assert!(html.contains("<td>1.0625</td>") && html.contains("2.4\u{202f}MFLOP"), "400 tokens of 6000");
     assert!(html.contains("<td>8 s</td>"), "four updates of two seconds");
     assert!(html.contains("<title>phase two</title>"));
+    assert!(
+        html.contains("<td>10</td></tr>") && html.contains("<td>3 to 10</td></tr>"),
+        "batches of the phases"
+    );
 }
 
 #[test]

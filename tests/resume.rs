@@ -2,6 +2,8 @@
 
 #[path = "common/process.rs"]
 mod process;
+#[path = "resume/ramp.rs"]
+mod ramp;
 #[path = "common/random.rs"]
 mod random;
 

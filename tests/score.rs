@@ -9,7 +9,7 @@ mod killed;
 use espalier::Error;
 use espalier::checkpoint::{Checkpoint, Values, resolve};
 use espalier::comm::Mesh;
-use espalier::config::{OptimConfig, OptimKind, RunConfig};
+use espalier::config::{EvalWeights, OptimConfig, OptimKind, RunConfig};
 use espalier::data::side::{self, Column, SideType, Stream, Value};
 use espalier::data::{Corpus, CorpusWriter, Tokenizer, build_bytes};
 use espalier::device::{DType, Device};
@@ -102,6 +102,7 @@ impl Site {
                 _ => DType::F32,
             },
             tp: 1,
+            weights: EvalWeights::Trained,
             outputs: outputs.into(),
             save_every: Duration::from_secs(10),
             tell: false,

@@ -9,6 +9,8 @@ mod gather;
 mod random;
 #[path = "common/replica.rs"]
 mod replica;
+#[path = "common/whole.rs"]
+mod whole;
 
 use espalier::config::{ModelConfig, OptimKind, Positions, Precision};
 use espalier::device::DType;
@@ -17,8 +19,9 @@ use espalier::tape::{At, Recompute};
 use espalier::train::corpora::weight_sum;
 use espalier::train::step::{MicroBatch, Terms, Update, forward_backward, step};
 use espalier::train::vote::Ballot;
-use gather::{Part, Whole, all_gradients, all_weights, whole};
+use gather::{Part, all_gradients, all_weights};
 use replica::{SEQ_LEN, Setup, VOCAB, gpt2, llama};
+use whole::{Whole, whole};
 
 /// Sequences per update.
 const GLOBAL_BATCH: usize = 8;

@@ -9,6 +9,8 @@ mod gather;
 mod random;
 #[path = "common/replica.rs"]
 mod replica;
+#[path = "common/whole.rs"]
+mod whole;
 
 use espalier::Result;
 use espalier::checkpoint::Manifest;
@@ -24,11 +26,12 @@ use espalier::train::replica::Replica;
 use espalier::train::run::{Launch, plan, train};
 use espalier::train::step::{MicroBatch, Terms, Update, forward, forward_backward, step};
 use espalier::train::vote::Ballot;
-use gather::{Part, Whole, all_gradients, all_weights, whole};
+use gather::{Part, all_gradients, all_weights};
 use random::Random;
 use replica::{SEQ_LEN, Setup, VOCAB, gpt2, llama};
 use std::path::Path;
 use std::time::Duration;
+use whole::{Whole, whole};
 
 /// Sequences of an update.
 const ROWS: usize = 4;

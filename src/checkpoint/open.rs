@@ -5,6 +5,7 @@ use super::file::StoredFile;
 use super::index::{Index, Layout};
 use super::manifest::Manifest;
 use super::piece::{Area, Kind, overlap};
+use crate::config::EvalWeights;
 use crate::device::{DType, Device};
 use crate::optim::Optimizer;
 use crate::params::{LocalBox, ParamSpec, Params, Placed, TensorSource};
@@ -27,6 +28,16 @@ pub enum Values {
     Master,
     /// In f32: the moving average.
     Ema,
+}
+
+/// In f32, the masters of what is trained.
+impl From<EvalWeights> for Values {
+    fn from(weights: EvalWeights) -> Values {
+        match weights {
+            EvalWeights::Trained => Values::Master,
+            EvalWeights::Ema => Values::Ema,
+        }
+    }
 }
 
 /// A finished checkpoint, its manifest and headers checked. Values are compared with their file's checksum before

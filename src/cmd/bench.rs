@@ -1,6 +1,7 @@
 //! `bench gemm | step | loader | comm`: what this machine attains, beside what it could.
 
 use crate::bench::{comm, gemm, loader, median, step};
+use crate::comm::processes;
 use crate::config::ModelConfig;
 use crate::device::DType;
 use crate::tape::Recompute;
@@ -18,7 +19,7 @@ pub enum Bench {
     Step(Step),
     /// Batches of a corpus drawn by one thread
     Loader(Loader),
-    /// Collectives between ranks that are threads of this process
+    /// Collectives between ranks; where these are processes, beside those of the MPI library
     Comm(Comm),
 }
 
@@ -92,10 +93,12 @@ pub struct Loader {
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  espalier bench comm --ranks 4")]
+  espalier bench comm --ranks 4                ranks that are threads of this process
+  mpirun -n 4 espalier bench comm --json       processes, in a build with MPI; for scripts")]
 pub struct Comm {
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(2..=1024))]
-    ranks: u64,
+    /// Ranks, as threads of this process [default: 2; under mpirun or srun each process is a rank]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(2..=1024))]
+    ranks: Option<u64>,
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: u64,
     #[arg(long)]
@@ -209,21 +212,28 @@ impl Loader {
 impl Comm {
     fn run(self) -> Result<()> {
         let sizes: Vec<usize> = (10..=26).step_by(2).map(|n| 1 << n).collect();
-        let (rows, fits) =
-            comm::run(self.ranks as usize, &sizes, self.rounds as usize, Duration::from_secs(600))?;
+        let asked = self.ranks.map(|n| n as usize);
+        let ranks = if processes::joined().is_some() { processes::ranks(asked)? } else { asked.unwrap_or(2) };
+        let (rows, fits) = comm::run(ranks, &sizes, self.rounds as usize, Duration::from_secs(600))?;
+        if !processes::is_first() {
+            return Ok(());
+        }
+        let transport = processes::transport();
         if self.json {
             println!(
                 "{}",
-                json!({ "ranks": self.ranks, "transport": "threads", "collectives": rows, "fits": fits })
+                json!({ "ranks": ranks, "transport": transport, "collectives": rows, "fits": fits })
             );
             return Ok(());
         }
-        println!("{:<15} {:>10} {:>11} {:>11}", "collective", "bytes", "us", "bus GB/s");
+        println!("{:<15} {:<9} {:>10} {:>11} {:>11}", "collective", "by", "bytes", "us", "bus GB/s");
         for r in rows {
-            println!("{:<15} {:>10} {:>11.1} {:>11.2}", r.collective, r.bytes, r.us, r.bus);
+            let name = r.collective.name();
+            println!("{name:<15} {:<9} {:>10} {:>11.1} {:>11.2}", r.by, r.bytes, r.us, r.bus);
         }
         for f in fits {
-            println!("{:<15} {:.1} us + bytes / {:.2} GB/s", f.collective, f.alpha_us, f.beta);
+            let name = f.collective.name();
+            println!("{name:<15} {:<9} {:.1} us + bytes / {:.2} GB/s", f.by, f.alpha_us, f.beta);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! `doctor`: what this machine has, what a run can expect of it, and the fix for what is missing.
 
 use crate::bench::{gemm, rates};
+use crate::comm::processes;
 use crate::config::ModelConfig;
 use crate::device::Pool;
 use crate::device::simd::{Isa, isa};
@@ -15,7 +16,8 @@ use std::process::Command;
 #[command(after_help = "Examples:
   espalier doctor                        a few seconds; measures arithmetic, memory and the disk here
   espalier doctor --dir /scratch/me      the file system that corpora and checkpoints will lie on
-  espalier doctor --no-measure --json    for scripts")]
+  espalier doctor --no-measure --json    for scripts
+  mpirun -n 4 espalier doctor            do the ranks of a launcher find each other, and where are they")]
 pub struct Doctor {
     /// Where corpora and checkpoints will lie
     #[arg(long, default_value = ".")]
@@ -67,8 +69,12 @@ impl Doctor {
                 "name one",
             ));
         }
+        if !processes::is_first() {
+            return Ok(()); // the first of several processes looks for all
+        }
         let mut all = vec![program(), vectors(), processor(), memory(), huge_pages(), files()];
         all.extend([space(&self.dir), temporary(), mpi(), slurm(), gpu()]);
+        all.extend(ranks());
         if !self.no_measure {
             all.extend(self.measure());
         }
@@ -81,6 +87,7 @@ impl Doctor {
             false => all.iter().for_each(show),
         }
         if wrong {
+            processes::end(&Ok(()));
             std::process::exit(1);
         }
         Ok(())
@@ -276,18 +283,29 @@ fn version(program: &str) -> Option<String> {
 }
 
 fn mpi() -> Finding {
-    match version("mpirun") {
-        Some(v) => note(
-            "MPI",
-            format!("{v}; this build does not use it"),
-            "ranks are threads of one process: train --ranks N",
-        ),
-        None => note(
-            "MPI",
-            "not found; this build does not use it",
-            "ranks are threads of one process: train --ranks N",
-        ),
+    let launcher = version("mpirun");
+    let fix =
+        "ranks are threads of one process: train --ranks N; for several nodes build with --features mpi";
+    match (processes::mpi_library(), launcher) {
+        (Some(library), Some(v)) => fine("MPI", format!("built with {library}; mpirun here: {v}")),
+        (Some(library), None) => fine("MPI", format!("built with {library}; no mpirun here")),
+        (None, Some(v)) => note("MPI", format!("{v}; this build does not use it"), fix),
+        (None, None) => note("MPI", "not found; this build does not use it", fix),
     }
+}
+
+/// Where the ranks are that a launcher started.
+fn ranks() -> Option<Finding> {
+    let (_, size) = processes::joined()?;
+    let mut hosts: Vec<(String, usize)> = vec![];
+    for host in (0..size).filter_map(processes::host) {
+        match hosts.iter_mut().find(|h| h.0 == host) {
+            Some(known) => known.1 += 1,
+            None => hosts.push((host, 1)),
+        }
+    }
+    let each: Vec<String> = hosts.iter().map(|(host, n)| format!("{host} {n}")).collect();
+    Some(fine("ranks", format!("{size} processes on {} hosts: {}", hosts.len(), each.join(", "))))
 }
 
 fn slurm() -> Finding {

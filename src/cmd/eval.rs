@@ -1,9 +1,10 @@
 //! `eval RUN`: loss on held-out text, beside n-gram models of the same tokens if asked; accuracy at multiple choice.
 
 use super::generate::model::tokenizer;
+use super::ranks::Ranks;
 use crate::checkpoint::Checkpoint;
-use crate::comm::{Mesh, World, run_ranks};
-use crate::config::RunConfig;
+use crate::comm::{Mesh, Setup, World, processes};
+use crate::config::{EvalWeights, RunConfig};
 use crate::data::ngram::{MOST_TOKENS, Text};
 use crate::data::{Corpus, Domain, HeldOut};
 use crate::device::{DType, Device};
@@ -26,6 +27,7 @@ use std::time::Duration;
   espalier eval runs/quickstart --baselines                     beside bigram and trigram models of its training text
   espalier eval runs/a@500 --on web:heldout --tokens 200000     an older checkpoint, a corpus of the run
   espalier eval runs/a --corpus data/other                      all of any corpus made with the same tokenizer
+  espalier eval runs/a --ema                                    by the moving average of its weights
   espalier eval runs/a --choices hellaswag.jsonl                acc and acc_norm")]
 pub struct Eval {
     /// Run directory or checkpoint, PATH or PATH@STEP
@@ -52,15 +54,8 @@ pub struct Eval {
     /// f32 or bf16 [default: as the checkpoint]
     #[arg(long, value_parser = ["f32", "bf16"])]
     dtype: Option<String>,
-    /// Ranks, as threads of this process
-    #[arg(long, default_value_t = 1)]
-    ranks: usize,
-    /// Ranks that split the model; the rest share the text
-    #[arg(long, default_value_t = 1)]
-    tp: usize,
-    /// Threads of each rank [default: the machine's cores divided by ranks]
-    #[arg(long)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    ranks: Ranks,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -88,20 +83,27 @@ impl Eval {
             "bf16" => DType::Bf16,
             _ => DType::F32,
         };
-        let launch = Launch { ranks: self.ranks, threads: self.threads, deadline: Duration::from_secs(600) };
-        fits::launch("eval", &checkpoint, &launch, self.tp, seq_len)?;
+        let (launch, weights) = (self.ranks.launch(Duration::from_secs(600))?, self.ranks.weights());
+        fits::launch("eval", &checkpoint, &launch, self.ranks.tp, seq_len)?;
+        checkpoint.check_values(weights.into())?;
         let held = self.held_out(&checkpoint, &run, seq_len)?;
         let questions = self.choices.as_deref().map(choices::read).transpose()?;
         let (mut lines, accuracy) = self.evaluate(&checkpoint, dtype, seq_len, &launch, &held, &questions)?;
+        if !processes::is_first() {
+            return Ok(());
+        }
         if self.baselines {
             lines = with_baselines(lines, &held)?;
         }
         match self.json {
             true => println!(
                 "{}",
-                json!({ "checkpoint": checkpoint.path(), "update": meta.clocks.update, "results": lines, "choices": accuracy })
+                json!({
+                    "checkpoint": checkpoint.path(), "update": meta.clocks.update, "weights": weights.name(),
+                    "results": lines, "choices": accuracy,
+                })
             ),
-            false => print(&checkpoint, &lines, accuracy.as_ref()),
+            false => print(&checkpoint, weights, &lines, accuracy.as_ref()),
         }
         Ok(())
     }
@@ -168,9 +170,9 @@ impl Eval {
         let step = checkpoint.manifest().meta.clocks.update;
         let tokenizer = questions.as_ref().map(|_| tokenizer(checkpoint)).transpose()?;
         let rank = |world: World| -> Result<(Vec<Line>, Option<Accuracy>)> {
-            let mesh = Mesh::new(world, self.tp)?;
+            let mesh = Mesh::new(world, self.ranks.tp)?;
             let dev = Device::cpu(launch.threads_per_rank());
-            let mut r = Replica::of_checkpoint(checkpoint, dtype, seq_len, dev, mesh)?;
+            let mut r = Replica::of_checkpoint(checkpoint, self.ranks.weights(), dtype, seq_len, dev, mesh)?;
             let mut lines = vec![];
             for (name, held) in held {
                 let e = evaluate::run(&mut r, held, batch_rows(seq_len), step)?;
@@ -185,11 +187,12 @@ impl Eval {
             };
             Ok((lines, accuracy))
         };
-        let all = run_ranks(launch.ranks, launch.deadline, |world| {
+        let all = processes::run(launch.ranks, &Setup::new(launch.deadline), |world| {
             let abort = world.clone();
             rank(world).inspect_err(|e| abort.abort(&e.to_string()))
         })?;
-        Ok(all.into_iter().next().expect("there is a rank 0"))
+        // All ranks have the same.
+        Ok(all.into_iter().next().expect("this process has a rank"))
     }
 }
 
@@ -222,8 +225,9 @@ fn with_baselines(lines: Vec<Line>, held: &[(String, HeldOut)]) -> Result<Vec<Li
     Ok(all)
 }
 
-fn print(checkpoint: &Checkpoint, lines: &[Line], accuracy: Option<&Accuracy>) {
-    println!("{}", checkpoint.path().display());
+fn print(checkpoint: &Checkpoint, weights: EvalWeights, lines: &[Line], accuracy: Option<&Accuracy>) {
+    let averaged = if weights == EvalWeights::Ema { ", by the average of its weights" } else { "" };
+    println!("{}{averaged}", checkpoint.path().display());
     let name = |line: &Line| match line.by {
         "model" => line.corpus.clone(),
         order => format!("  Kneser-Ney {order}"),

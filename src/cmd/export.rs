@@ -12,7 +12,8 @@ use std::path::PathBuf;
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "Examples:
   espalier export runs/quickstart --out hf-model
-  espalier export runs/quickstart@100 --out hf-model --dtype bf16 --max-shard 2GB")]
+  espalier export runs/quickstart@100 --out hf-model --dtype bf16 --max-shard 2GB
+  espalier export runs/averaged --out hf-model --ema              the moving average of the weights")]
 pub struct ExportArgs {
     /// Run directory or checkpoint, PATH or PATH@STEP
     pub from: String,
@@ -40,7 +41,8 @@ impl ExportArgs {
         let values = if self.ema { Values::Ema } else { Values::Master };
         checkpoint.check_values(values)?;
         let family = export(&self, model, &checkpoint.weights(values), None)?;
-        println!("{}: {family}, {} parameters", self.out.display(), model.params());
+        let averaged = if self.ema { ", the average of the weights" } else { "" };
+        println!("{}: {family}, {} parameters{averaged}", self.out.display(), model.params());
         Ok(())
     }
 }

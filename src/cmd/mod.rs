@@ -10,12 +10,13 @@ pub mod eval;
 pub mod export;
 pub mod generate;
 pub mod import;
+pub mod ranks;
 pub mod report;
 pub mod score;
 pub mod train;
 
 use crate::checkpoint::{self, Checkpoint};
-use crate::comm::launch::require_single_process;
+use crate::comm::{launch, processes};
 use crate::{Error, Result};
 use clap::{Parser, Subcommand};
 use std::io::Write as _;
@@ -52,7 +53,8 @@ enum Command {
     #[command(after_help = "Examples:
   espalier generate runs/quickstart --prompt 'The people '
   espalier generate runs/quickstart --prompt 'The ' --temperature 0      always the likeliest token
-  espalier generate runs/quickstart@100 --prompt 'The ' --seed 7         an earlier checkpoint")]
+  espalier generate runs/quickstart@100 --prompt 'The ' --seed 7         an earlier checkpoint
+  espalier generate runs/averaged --prompt 'The ' --ema                  by the moving average of its weights")]
     Generate(generate::Generate),
     Eval(eval::Eval),
     /// Losses of every token and document of a corpus under a checkpoint
@@ -76,7 +78,12 @@ enum Command {
 
 impl Cli {
     pub fn run(self) -> Result<()> {
-        require_single_process(|name| std::env::var(name).ok())?;
+        let together = match &self.command {
+            Command::Train(_) | Command::Eval(_) | Command::Score(_) | Command::Doctor(_) => true,
+            Command::Bench(b) => matches!(b, bench::Bench::Comm(_)),
+            _ => false,
+        };
+        processes::begin(together)?;
         match self.command {
             Command::Corpus(c) => c.run(),
             Command::Train(c) => c.run(),
@@ -91,6 +98,21 @@ impl Cli {
             Command::Doctor(c) => c.run(),
             Command::Config(c) => c.run(),
             Command::Completions(c) => c.run(),
+        }
+    }
+}
+
+/// Does what the command line says, if it says something, and returns the exit code.
+pub fn main(parsed: std::result::Result<Cli, clap::Error>) -> i32 {
+    match parsed {
+        Ok(cli) => processes::end(&cli.run()),
+        Err(e) => {
+            // Said by the first of several processes, which were all started alike.
+            let announced = launch::discover(|name| std::env::var(name).ok()).ok().flatten();
+            if announced.and_then(|a| a.rank).is_none_or(|rank| rank == 0) {
+                let _ = e.print(); // nobody listens
+            }
+            e.exit_code()
         }
     }
 }

@@ -1,11 +1,12 @@
 //! `score RUN CORPUS`: losses of every token and document of a corpus.
 
-use crate::config::RunConfig;
+use super::ranks::Ranks;
+use crate::comm::processes;
+use crate::config::{EvalWeights, RunConfig};
 use crate::data::Corpus;
 use crate::device::DType;
 use crate::train::evaluate::batch_rows;
 use crate::train::progress;
-use crate::train::run::Launch;
 use crate::train::score::{Job, Output, Summary, TextBytes, Windows, score};
 use crate::{Error, Result};
 use serde_json::json;
@@ -17,7 +18,8 @@ use std::time::Duration;
 #[command(after_help = "Examples:
   espalier score runs/small data/web                              losses of tokens, as side stream nll
   espalier score runs/small data/web --as column:small --ranks 2  losses of documents, as a column
-  espalier score runs/small data/web --as jsonl:losses.jsonl --documents ..1000")]
+  espalier score runs/small data/web --as jsonl:losses.jsonl --documents ..1000
+  espalier score runs/small data/web --as stream:averaged --ema   by the moving average of the weights")]
 pub struct Score {
     /// Run directory or checkpoint, PATH or PATH@STEP
     from: String,
@@ -44,15 +46,8 @@ pub struct Score {
     /// f32 or bf16 [default: as the checkpoint]
     #[arg(long)]
     dtype: Option<String>,
-    /// Ranks, as threads of this process
-    #[arg(long, default_value_t = 1)]
-    ranks: usize,
-    /// Ranks that split the model; the rest share the documents
-    #[arg(long, default_value_t = 1)]
-    tp: usize,
-    /// Threads of each rank [default: the machine's cores divided by ranks]
-    #[arg(long)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    ranks: Ranks,
     /// Seconds a rank waits for another before it calls it lost
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     deadline: u64,
@@ -87,23 +82,24 @@ impl Score {
                 Some(text) => documents(text, corpus.documents())?,
             },
             dtype: dtype(self.dtype.as_deref().unwrap_or(&meta.dtype))?,
-            tp: self.tp,
+            weights: self.ranks.weights(),
+            tp: self.ranks.tp,
             outputs: self.outputs.iter().map(|text| output(text)).collect::<Result<_>>()?,
             save_every: Duration::from_secs(self.save_every),
             tell: true,
         };
-        let launch =
-            Launch { ranks: self.ranks, threads: self.threads, deadline: Duration::from_secs(self.deadline) };
-        let s = score(&job, &launch)?;
+        let s = score(&job, &self.ranks.launch(Duration::from_secs(self.deadline))?)?;
+        let averaged = if job.weights == EvalWeights::Ema { " by the average of the weights" } else { "" };
         match self.json {
-            true => println!("{}", row(&s)),
-            false => println!("{}: {}", self.corpus.display(), line(&s)),
+            _ if !processes::is_first() => {}
+            true => println!("{}", row(&s, job.weights)),
+            false => println!("{}{averaged}: {}", self.corpus.display(), line(&s)),
         }
         Ok(())
     }
 }
 
-fn row(s: &Summary) -> serde_json::Value {
+fn row(s: &Summary, weights: EvalWeights) -> serde_json::Value {
     let bytes_of = match s.bytes {
         TextBytes::Predicted(_) => Some("predictions"),
         TextBytes::Source(_) => Some("source"),
@@ -113,7 +109,7 @@ fn row(s: &Summary) -> serde_json::Value {
         "documents": s.documents, "predictions": s.predictions, "nll_sum": s.nll,
         "nll": s.nll / s.predictions as f64,
         "bits_byte": s.bits_byte(), "bytes": s.bytes.count(), "bytes_of": bytes_of,
-        "tokens_per_s": s.tokens_per_s,
+        "tokens_per_s": s.tokens_per_s, "weights": weights.name(),
     })
 }
 

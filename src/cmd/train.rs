@@ -1,6 +1,7 @@
 //! `train RUN.toml`
 
 use crate::Result;
+use crate::comm::processes;
 use crate::config::RunConfig;
 use crate::plan::DryRun;
 use crate::train::run::{Launch, train};
@@ -16,9 +17,9 @@ use std::time::Duration;
 pub struct Train {
     /// The run file; run.toml of an earlier run is one
     file: PathBuf,
-    /// Ranks, as threads of this process
-    #[arg(long, default_value_t = 1)]
-    ranks: usize,
+    /// Ranks, as threads of this process [default: 1; under mpirun or srun each process is a rank]
+    #[arg(long)]
+    ranks: Option<usize>,
     /// Threads of each rank [default: the machine's cores divided by ranks]
     #[arg(long)]
     threads: Option<usize>,
@@ -39,10 +40,13 @@ pub struct Train {
 impl Train {
     pub fn run(self) -> Result<()> {
         let config = RunConfig::load(&self.file, &self.set)?;
-        let launch =
-            Launch { ranks: self.ranks, threads: self.threads, deadline: Duration::from_secs(self.deadline) };
+        let ranks = processes::ranks(self.ranks)?;
+        let launch = Launch { ranks, threads: self.threads, deadline: Duration::from_secs(self.deadline) };
         if !self.dry_run {
             return train(&config, &launch);
+        }
+        if !processes::is_first() {
+            return Ok(());
         }
         let plan = DryRun::new(&config, &launch)?;
         match self.json {

@@ -8,11 +8,10 @@
 //! Memory safety: buffers of other ranks are touched only inside `enter`. A rank that
 //! gives up first closes the flight and waits until nobody is inside; only then is its buffer free.
 
+use super::Kind;
+use super::call::{Call, disagreement};
 use super::group::Group;
 use super::reduce::reduce;
-use super::{Kind, Reduce};
-use crate::device::DType;
-use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
@@ -20,47 +19,6 @@ use std::sync::{Arc, OnceLock};
 /// Largest buffer, in bytes, that is posted by value.
 const SMALL: usize = 4096;
 const STAGES: usize = 2;
-
-/// What a rank called; all ranks of a group must agree on it.
-#[derive(Clone, PartialEq)]
-pub struct Call {
-    pub kind: Kind,
-    pub reduce: Reduce,
-    pub root: usize,
-    pub dtype: DType,
-    pub len: usize,
-    pub what: Arc<str>,
-}
-
-impl Call {
-    pub fn bytes(&self) -> usize {
-        self.len * self.dtype.bytes()
-    }
-    /// Why n ranks cannot do it.
-    fn refusal(&self, n: usize) -> Option<String> {
-        match self.kind {
-            Kind::ReduceScatter | Kind::AllGather | Kind::AllToAll if !self.len.is_multiple_of(n) => {
-                Some(format!("{self} over {n} ranks, which do not divide the number of values"))
-            }
-            Kind::Broadcast if self.root >= n => {
-                Some(format!("{self} over {n} ranks, which have no such root"))
-            }
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Call {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Call { kind, reduce, root, dtype, len, what } = self;
-        match kind {
-            Kind::Barrier | Kind::Split => write!(f, "{kind} ({what})"),
-            Kind::AllReduce => write!(f, "{kind} {} of {len} {dtype} ({what})", reduce.name()),
-            Kind::Broadcast => write!(f, "{kind} from {root} of {len} {dtype} ({what})"),
-            _ => write!(f, "{kind} of {len} {dtype} ({what})"),
-        }
-    }
-}
 
 /// A rank's part in a flight.
 pub struct Post {
@@ -151,21 +109,10 @@ impl Flight {
         }
     }
 
-    /// After stage 0: None if all ranks called the same and it can be done, else the world rank that differs from most
-    /// and what is wrong. All ranks get the same answer. `members` are the world ranks.
+    /// After stage 0: what `call::disagreement` says.
     pub fn disagreement(&self, members: &[usize]) -> Option<(usize, String)> {
-        let call = |rank: usize| &self.posted(rank).call;
-        let n = self.size();
-        if (1..n).all(|r| call(r) == call(0)) {
-            return call(0).refusal(n).map(|problem| (members[0], format!("called {problem}")));
-        }
-        let votes = |&r: &usize| (0..n).filter(|&s| call(s) == call(r)).count();
-        let most = (0..n).rev().max_by_key(votes).expect("a group has ranks");
-        let odd = (0..n).find(|&r| call(r) != call(most)).expect("they differ");
-        Some((
-            members[odd],
-            format!("called {} where rank {} called {}", call(odd), members[most], call(most)),
-        ))
+        let calls: Vec<&Call> = (0..self.size()).map(|r| &self.posted(r).call).collect();
+        disagreement(&calls, members)
     }
 
     /// Whether ranks work on each other's buffers, so that the second stage follows the first.
@@ -211,11 +158,7 @@ impl Flight {
 
     /// The values that rank r reduces, or owns.
     fn slice(&self, r: usize) -> Range<usize> {
-        let call = &self.posted(r).call;
-        // Two ranks do not write to one cache line.
-        let line = if call.kind == Kind::AllReduce { 64 / call.dtype.bytes() } else { 1 };
-        let each = call.len.div_ceil(self.size()).next_multiple_of(line);
-        (r * each).min(call.len)..((r + 1) * each).min(call.len)
+        self.posted(r).call.slice(r, self.size())
     }
 
     /// Copies a range of values to the same place in this rank's buffer.

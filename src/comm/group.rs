@@ -2,7 +2,8 @@
 //! under way), and how they wait for each other.
 
 use super::Kind;
-use super::flight::{Call, Flight, Post, Stand};
+use super::call::Call;
+use super::flight::{Flight, Post, Stand};
 use super::record::{Progress, Recent, Record};
 use crate::{Error, Result};
 use std::collections::VecDeque;

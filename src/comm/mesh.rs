@@ -6,7 +6,8 @@
 //! Neighbouring ranks share a node; tensor parallelism talks most, shards of one model next. Rank arithmetic lives
 //! only here.
 
-use super::{Comm, Solo};
+use super::solo::Staging;
+use super::{Comm, Solo, Spent};
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -23,6 +24,8 @@ pub struct Mesh {
     pub replicate: Arc<dyn Comm>,
     /// The ranks of tp that hold the same kv heads (`with_kv_copies`).
     pub kv: Arc<dyn Comm>,
+    /// The world of a mesh without peers.
+    pretended: Option<Arc<Solo>>,
 }
 
 impl Mesh {
@@ -57,20 +60,21 @@ impl Mesh {
         let dp = world.split(tp_rank, dp_rank, "dp")?;
         let tp = world.split(dp_rank, tp_rank, "tp")?;
         if shard == all {
-            return Ok(Mesh { world, tp, shard: dp.clone(), dp, replicate: alone(), kv: alone() });
+            let (replicate, kv) = (alone(), alone());
+            return Ok(Mesh { world, tp, shard: dp.clone(), dp, replicate, kv, pretended: None });
         }
         let replicas = dp.split(dp_rank % shard, dp_rank / shard, "replicate")?;
         let shard = dp.split(dp_rank / shard, dp_rank % shard, "shard")?;
-        Ok(Mesh { world, dp, tp, shard, replicate: replicas, kv: alone() })
+        Ok(Mesh { world, dp, tp, shard, replicate: replicas, kv: alone(), pretended: None })
     }
 
-    /// The same with groups of `copies` neighbours of tp. Every rank of tp must call it. `pretend`: a mesh without peers.
-    pub fn with_kv_copies(self, copies: usize, pretend: bool) -> Result<Mesh> {
+    /// The same with groups of `copies` neighbours of tp. Every rank of tp must call it.
+    pub fn with_kv_copies(self, copies: usize) -> Result<Mesh> {
         let (group, rank) = (self.tp.rank() / copies, self.tp.rank() % copies);
-        let kv = match (copies, pretend) {
+        let kv: Arc<dyn Comm> = match (copies, &self.pretended) {
             (1, _) => alone(),
-            (_, true) => Arc::new(Solo::pretend(rank, copies, "kv")),
-            (_, false) => self.tp.split(group, rank, "kv")?,
+            (_, Some(world)) => Arc::new(world.pretend_part(rank, copies, "kv")),
+            (_, None) => self.tp.split(group, rank, "kv")?,
         };
         Ok(Mesh { kv, ..self })
     }
@@ -86,8 +90,18 @@ impl Mesh {
     }
 
     /// The same as any rank of the world. `dp`: the ranks of dp, and of a shard group.
-    pub fn pretend_rank(rank: usize, (dp, shard): (usize, usize), tp: usize) -> Mesh {
-        let world = Solo::pretend(rank, dp * tp, "world");
+    pub fn pretend_rank(rank: usize, dp: (usize, usize), tp: usize) -> Mesh {
+        Mesh::pretend_staged(rank, dp, tp, None)
+    }
+
+    /// The same with the memory that a transport takes counted.
+    pub fn pretend_staged(
+        rank: usize,
+        (dp, shard): (usize, usize),
+        tp: usize,
+        staging: Option<Staging>,
+    ) -> Mesh {
+        let world = Arc::new(Solo::pretend(rank, dp * tp, "world").staged(staging));
         let dp_rank = rank / tp;
         let part = |rank, size, axis| Arc::new(world.pretend_part(rank, size, axis)) as Arc<dyn Comm>;
         let whole = part(dp_rank, dp, "dp");
@@ -96,7 +110,14 @@ impl Mesh {
             false => (part(dp_rank % shard, shard, "shard"), part(dp_rank / shard, dp / shard, "replicate")),
         };
         let tp = part(rank % tp, tp, "tp");
-        Mesh { world: Arc::new(world), dp: whole, tp, shard, replicate, kv: alone() }
+        Mesh { world: world.clone(), dp: whole, tp, shard, replicate, kv: alone(), pretended: Some(world) }
+    }
+
+    /// Where the time of this rank's collectives went, in all groups.
+    pub fn spent(&self) -> Spent {
+        let shard = if Arc::ptr_eq(&self.dp, &self.shard) { Spent::default() } else { self.shard.spent() };
+        let others = [&self.world, &self.dp, &self.tp, &self.replicate, &self.kv].map(|c| c.spent());
+        others.into_iter().fold(shard, |sum, s| sum + s)
     }
 
     /// Bytes that this rank sent over dp (its shard and replicate groups included) and over tp (its kv group included).

@@ -6,12 +6,17 @@
 //! rank that does not come within the deadline are errors on every rank, never a hang.
 //!
 //! `Solo` is one rank without peers (and the planner's ranks, which only count); `Threads` are ranks that are
-//! threads of this process. Sums run in rank order, so every rank and every repetition gets the same bits.
+//! threads of this process; `mpi` has ranks that are processes (feature `mpi`). Sums run in rank order, so every rank,
+//! every repetition and every transport gets the same bits.
 
+mod call;
 mod flight;
 mod group;
 pub mod launch;
 pub mod mesh;
+#[cfg(feature = "mpi")]
+pub mod mpi;
+pub mod processes;
 pub mod record;
 mod reduce;
 pub mod solo;
@@ -19,11 +24,13 @@ pub mod solo;
 mod tests;
 pub mod threads;
 
-use crate::{Result, tensor::Tensor};
+use crate::{Result, config::Reductions, tensor::Tensor};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use mesh::Mesh;
-pub use record::{Kind, Record, Traffic};
+pub use processes::run;
+pub use record::{Kind, Record, Spent, Traffic};
 pub use solo::Solo;
 pub use threads::{World, run_ranks};
 
@@ -40,6 +47,21 @@ impl Reduce {
             Reduce::Sum => "sum",
             Reduce::Max => "max",
         }
+    }
+}
+
+/// What a run asks of its ranks' communication.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// How long a rank waits for another before it calls it lost.
+    pub deadline: Duration,
+    /// Who sums, where ranks are processes.
+    pub reductions: Reductions,
+}
+
+impl Setup {
+    pub fn new(deadline: Duration) -> Setup {
+        Setup { deadline, reductions: Reductions::Ordered }
     }
 }
 
@@ -72,6 +94,8 @@ pub trait Comm: Send + Sync {
     fn abort(&self, reason: &str);
     /// What this rank called and sent in this group.
     fn traffic(&self) -> Traffic;
+    /// Where the time of this rank's collectives in this group went.
+    fn spent(&self) -> Spent;
     /// The last collectives of this rank in all groups, oldest first.
     fn recent(&self) -> Vec<Record>;
 }

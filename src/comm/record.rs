@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::ops::Sub;
+use std::ops::{Add, Sub};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Kind {
     AllReduce,
     ReduceScatter,
@@ -93,19 +94,60 @@ impl Sub for Traffic {
     }
 }
 
-/// `Traffic` while it is counted.
+/// Where the time of collectives went, since the group was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Waiting in `Pending::wait`: the rank did nothing else.
+    pub exposed: Duration,
+    /// Under way while the rank computed.
+    pub hidden: Duration,
+}
+
+impl Add for Spent {
+    type Output = Spent;
+    fn add(self, other: Spent) -> Spent {
+        Spent { exposed: self.exposed + other.exposed, hidden: self.hidden + other.hidden }
+    }
+}
+
+/// What was added since an earlier reading.
+impl Sub for Spent {
+    type Output = Spent;
+    fn sub(self, earlier: Spent) -> Spent {
+        Spent { exposed: self.exposed - earlier.exposed, hidden: self.hidden - earlier.hidden }
+    }
+}
+
+/// `Traffic` and `Spent` while they are counted.
 #[derive(Default)]
-pub(crate) struct Counters([(AtomicU64, AtomicU64); Kind::ALL.len()]);
+pub(crate) struct Counters {
+    kinds: [(AtomicU64, AtomicU64); Kind::ALL.len()],
+    /// Nanoseconds.
+    exposed: AtomicU64,
+    hidden: AtomicU64,
+}
 
 impl Counters {
+    /// A collective that was started and done at these times, for which the rank waited from `asked` until now.
+    pub fn waited(&self, started: Instant, done: Instant, asked: Instant) {
+        let exposed = asked.elapsed();
+        // Until it was done, or the rank came to wait for it.
+        let hidden = done.min(asked).saturating_duration_since(started);
+        self.exposed.fetch_add(exposed.as_nanos() as u64, Relaxed);
+        self.hidden.fetch_add(hidden.as_nanos() as u64, Relaxed);
+    }
+    pub fn spent(&self) -> Spent {
+        let read = |n: &AtomicU64| Duration::from_nanos(n.load(Relaxed));
+        Spent { exposed: read(&self.exposed), hidden: read(&self.hidden) }
+    }
     pub fn add(&self, kind: Kind, bytes: usize, n: usize) {
-        let (calls, sent) = &self.0[kind as usize];
+        let (calls, sent) = &self.kinds[kind as usize];
         calls.fetch_add(1, Relaxed);
         sent.fetch_add(kind.sent(bytes, n), Relaxed);
     }
     pub fn read(&self) -> Traffic {
         let mut t = Traffic::default();
-        for (to, (calls, bytes)) in t.0.iter_mut().zip(&self.0) {
+        for (to, (calls, bytes)) in t.0.iter_mut().zip(&self.kinds) {
             *to = Count { calls: calls.load(Relaxed), bytes: bytes.load(Relaxed) };
         }
         t

@@ -1,8 +1,10 @@
 //! One rank without peers. With size 1 every collective is the identity; with a pretended size it only counts, on
 //! tensors of the Meta device: the planner's view of one rank of many.
 
+use super::call::Call;
 use super::record::{Counters, Progress, Recent};
-use super::{Comm, Kind, Pending, Record, Reduce, Traffic};
+use super::{Comm, InFlight, Kind, Pending, Record, Reduce, Spent, Traffic};
+use crate::device::arena::Buffer;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -16,6 +18,22 @@ pub struct Solo {
     next: AtomicU64,
     traffic: Counters,
     shared: Arc<Shared>,
+    staging: Option<Staging>,
+}
+
+/// Bytes that a collective takes besides its buffer on one of n ranks, where ranks are processes.
+pub type Staging = fn(&Call, usize) -> usize;
+
+/// Counted as long as the collective is under way.
+struct Staged {
+    t: Tensor,
+    _staging: Buffer,
+}
+
+impl InFlight for Staged {
+    fn wait(self: Box<Self>) -> Result<Tensor> {
+        Ok(self.t)
+    }
 }
 
 /// What the groups of one rank have in common.
@@ -40,11 +58,16 @@ impl Solo {
             next: AtomicU64::new(0),
             traffic: Counters::default(),
             shared: Arc::default(),
+            staging: None,
         }
+    }
+    /// The same with the memory that a transport takes counted.
+    pub fn staged(self, staging: Option<Staging>) -> Solo {
+        Solo { staging, ..self }
     }
     /// A group that this rank is in too: the same records, the same end.
     pub fn pretend_part(&self, rank: usize, size: usize, axis: &str) -> Solo {
-        Solo { shared: self.shared.clone(), ..Solo::pretend(rank, size, axis) }
+        Solo { shared: self.shared.clone(), staging: self.staging, ..Solo::pretend(rank, size, axis) }
     }
 
     fn count(&self, kind: Kind, bytes: usize, what: &str) -> Result<()> {
@@ -64,7 +87,7 @@ impl Solo {
         Ok(())
     }
 
-    fn run(&self, kind: Kind, t: Tensor, what: &str) -> Result<Pending> {
+    fn run(&self, kind: Kind, t: Tensor, root: usize, what: &str) -> Result<Pending> {
         assert!(
             self.size == 1 || t.is_meta(),
             "{kind} of {what}: a pretended group of {} ranks only counts",
@@ -72,7 +95,16 @@ impl Solo {
         );
         self.count(kind, t.len() * t.dtype().bytes(), what)?;
         t.note(format_args!("{} {kind} {} {} {what}", self.axis, t.len(), t.dtype()));
-        Ok(Pending::ready(t))
+        let Some(staging) = self.staging.filter(|_| t.is_meta()) else { return Ok(Pending::ready(t)) };
+        let (dtype, len) = (t.dtype(), t.len());
+        let call = Call { kind, reduce: Reduce::Sum, root, dtype, len, what: what.into() };
+        match staging(&call, self.size) {
+            0 => Ok(Pending::ready(t)),
+            bytes => {
+                let staging = t.staging(bytes);
+                Ok(Pending::in_flight(Staged { t, _staging: staging }))
+            }
+        }
     }
 }
 
@@ -93,20 +125,20 @@ impl Comm for Solo {
         &self.axis
     }
     fn all_reduce(&self, t: Tensor, _: Reduce, what: &str) -> Result<Pending> {
-        self.run(Kind::AllReduce, t, what)
+        self.run(Kind::AllReduce, t, 0, what)
     }
     fn reduce_scatter(&self, t: Tensor, what: &str) -> Result<Pending> {
-        self.run(Kind::ReduceScatter, t, what)
+        self.run(Kind::ReduceScatter, t, 0, what)
     }
     fn all_gather(&self, t: Tensor, what: &str) -> Result<Pending> {
-        self.run(Kind::AllGather, t, what)
+        self.run(Kind::AllGather, t, 0, what)
     }
     fn broadcast(&self, t: Tensor, root: usize, what: &str) -> Result<Pending> {
         assert!(root < self.size, "broadcast of {what}: root {root} of {} ranks", self.size);
-        self.run(Kind::Broadcast, t, what)
+        self.run(Kind::Broadcast, t, root, what)
     }
     fn all_to_all(&self, t: Tensor, what: &str) -> Result<Pending> {
-        self.run(Kind::AllToAll, t, what)
+        self.run(Kind::AllToAll, t, 0, what)
     }
     fn barrier(&self, what: &str) -> Result<()> {
         self.count(Kind::Barrier, 0, what)
@@ -122,6 +154,9 @@ impl Comm for Solo {
     }
     fn traffic(&self) -> Traffic {
         self.traffic.read()
+    }
+    fn spent(&self) -> Spent {
+        Spent::default()
     }
     fn recent(&self) -> Vec<Record> {
         self.shared.recent.read()

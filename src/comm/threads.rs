@@ -1,15 +1,15 @@
 //! Ranks that are threads of this process: laptops and tests.
 
-use super::flight::Call;
+use super::call::Call;
 use super::group::{Group, Part, Run};
 use super::record::Counters;
-use super::{Comm, InFlight, Kind, Pending, Record, Reduce, Solo, Traffic};
+use super::{Comm, InFlight, Kind, Pending, Record, Reduce, Solo, Spent, Traffic};
 use crate::device::DType;
 use crate::{Error, Result, tensor::Tensor};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a rank waits for the others before it calls them lost, unless told otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(600);
@@ -24,12 +24,12 @@ pub type World = Arc<dyn Comm>;
 pub struct Threads {
     me: usize,
     group: Arc<Group>,
-    traffic: Counters,
+    traffic: Arc<Counters>,
 }
 
 impl Threads {
     fn new(me: usize, group: Arc<Group>) -> Threads {
-        Threads { me, group, traffic: Counters::default() }
+        Threads { me, group, traffic: Arc::default() }
     }
 
     fn start(&self, kind: Kind, t: Tensor, reduce: Reduce, root: usize, what: &str) -> Result<Pending> {
@@ -41,7 +41,7 @@ impl Threads {
         assert!(!t.is_shared(), "{call}: the tensor is shared");
         let mut buffer = t;
         let part = self.group.post(self.me, call, buffer.bytes_mut())?;
-        Ok(Pending::in_flight(Moving { part, buffer }))
+        Ok(Pending::in_flight(Moving { part, buffer, traffic: self.traffic.clone() }))
     }
 
     /// Waits for a collective without a tensor.
@@ -65,11 +65,15 @@ impl Threads {
 struct Moving {
     part: Part,
     buffer: Tensor,
+    traffic: Arc<Counters>,
 }
 
 impl InFlight for Moving {
     fn wait(mut self: Box<Self>) -> Result<Tensor> {
+        // Threads do the work of a collective here, so none of it is hidden.
+        let asked = Instant::now();
         self.part.complete()?;
+        self.traffic.waited(asked, asked, asked);
         Ok(self.buffer)
     }
 }
@@ -124,6 +128,9 @@ impl Comm for Threads {
     }
     fn traffic(&self) -> Traffic {
         self.traffic.read()
+    }
+    fn spent(&self) -> Spent {
+        self.traffic.spent()
     }
     fn recent(&self) -> Vec<Record> {
         self.group.run.recent(self.group.members[self.me]).read()
@@ -181,7 +188,7 @@ pub fn run_ranks<R: Send>(
 }
 
 /// Turns a panic into an error with its message.
-fn guarded<R>(rank: usize, f: impl FnOnce() -> Result<R>) -> Result<R> {
+pub(super) fn guarded<R>(rank: usize, f: impl FnOnce() -> Result<R>) -> Result<R> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
         let said = |p: &Box<dyn Any + Send>| {
             p.downcast_ref::<String>().cloned().or_else(|| p.downcast_ref::<&str>().map(|s| s.to_string()))

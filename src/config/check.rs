@@ -21,9 +21,15 @@ impl RunConfig {
             return Some(problem);
         }
         let micro = self.parallel.micro_batch?;
-        let phase = self.phases.iter().find(|p| !p.global_batch.is_multiple_of(micro))?;
-        let problem = format!("{micro} does not divide global_batch: {}", phase.global_batch);
-        let works = listed(&divisors(phase.global_batch));
+        let cut = |p: &PhaseConfig| p.sizes().find(|size| !size.is_multiple_of(micro));
+        let (phase, size) = self.phases.iter().find_map(|p| Some((p, cut(p)?)))?;
+        let problem = match phase.batches.ramp() {
+            None => format!("{micro} does not divide global_batch: {size}"),
+            Some(_) => {
+                format!("{micro} does not divide {size}, a size of the batch_ramp of phase {:?}", phase.name)
+            }
+        };
+        let works = listed(&divisors(phase.sizes().fold(0, gcd)));
         Some(("parallel.micro_batch", problem, format!("give one of {works}")))
     }
 
@@ -81,11 +87,9 @@ impl RunConfig {
             return refuse("parallel.shard", problem, remedy);
         }
         for (i, phase) in self.phases.iter().enumerate() {
-            let (batch, micro) = (phase.global_batch, self.parallel.micro_batch.unwrap_or(1));
+            let micro = self.parallel.micro_batch.unwrap_or(1);
             let unit = dp.saturating_mul(micro);
-            if batch.is_multiple_of(unit) {
-                continue;
-            }
+            let Some(batch) = phase.sizes().find(|size| !size.is_multiple_of(unit)) else { continue };
             let below = batch / unit * unit;
             let near = if below == 0 {
                 format!("{unit}")
@@ -96,10 +100,15 @@ impl RunConfig {
             if batch.is_multiple_of(dp) {
                 remedy += &format!(", or micro_batch to one of {}", listed(&divisors(batch / dp)));
             }
+            let size = if phase.batches.ramp().is_some() { ", a size of its batch_ramp," } else { "" };
             let problem = format!(
-                "{batch} sequences in phase {:?} do not split into {dp} data-parallel ranks with micro-batches of {micro}",
+                "{batch} sequences in phase {:?}{size} do not split into {dp} data-parallel ranks with micro-batches of {micro}",
                 phase.name
             );
+            if phase.batches.ramp().is_some() {
+                let remedy = format!("make `from`, `by` and global_batch multiples of {unit}");
+                return refuse(&format!("phase.{i}.batch_ramp"), problem, remedy);
+            }
             let own = batch != self.run.global_batch;
             let key = if own { format!("phase.{i}.global_batch") } else { "run.global_batch".into() };
             return refuse(&key, problem, remedy);
@@ -146,6 +155,10 @@ impl RunConfig {
         let megatron = |name: &str| self.data.iter().any(|(n, d)| n == name && d.order == Order::Megatron);
         self.phases.last().is_some_and(|p| p.mix.iter().any(|(name, weight)| *weight > 0.0 && megatron(name)))
     }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 impl OptimConfig {

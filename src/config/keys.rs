@@ -8,11 +8,6 @@ use crate::{Error, Result};
 pub(super) const NOT_BUILT: &[(&str, &[&str], &str)] = &[
     ("phase.*", &["grow"], "leave it out, the network keeps its size"),
     ("phase.*", &["spdf"], "leave it out, the phase trains dense weights"),
-    (
-        "phase.*",
-        &["batch_ramp", "ramp", "batch_size_ramp"],
-        "write several phases, each with its own global_batch, and schedule = \"keep\" in all but the first",
-    ),
     ("phase.*", &["salt"], "leave it out, the phase trains without a teacher"),
     ("parallel", &["pp", "pipeline", "pipeline_parallel"], "leave it out and use tp and more ranks"),
     ("parallel", &["cp", "context", "context_parallel"], "leave it out and lower micro_batch"),

@@ -1,6 +1,7 @@
 //! The run file: parsed strictly, validated, resolved. Text -> tree with lines (`doc`), `--set` over it (`set`),
 //! preset under it (`preset`), keys judged (`keys`), values read (`read*`) into `RunConfig`, and back (`write`).
 
+pub mod batches;
 mod check;
 mod curve;
 mod doc;
@@ -20,6 +21,7 @@ mod set;
 mod table;
 mod write;
 
+pub use batches::{Batches, Ramp};
 pub use model::{Activation, Head, ModelConfig, Norm, NormPlace, Positions, RopeScaling};
 pub use reference::reference;
 pub use run::*;

@@ -15,12 +15,14 @@ pub(super) const TOKENS: std::ops::RangeInclusive<u64> = 1..=1 << 62;
 pub(super) const ATTENTION: &[(&str, Attention)] =
     &[("document", Attention::Document), ("full", Attention::Full)];
 pub(super) const EVAL_WEIGHTS: &[(&str, EvalWeights)] =
-    &[("trained", EvalWeights::Trained), ("ema", EvalWeights::Ema)];
+    &[(EvalWeights::Trained.name(), EvalWeights::Trained), (EvalWeights::Ema.name(), EvalWeights::Ema)];
 pub(super) const DEVICES: &[(&str, DeviceChoice)] =
     &[("auto", DeviceChoice::Auto), ("cpu", DeviceChoice::Cpu), ("cuda", DeviceChoice::Cuda)];
 pub(super) const PRECISIONS: &[(&str, Precision)] = &[("f32", Precision::F32), ("bf16", Precision::Bf16)];
 pub(super) const ACCUMULATE: &[(&str, Accumulate)] =
     &[("local", Accumulate::Local), ("sharded", Accumulate::Sharded)];
+pub(super) const REDUCTIONS: &[(&str, Reductions)] =
+    &[("ordered", Reductions::Ordered), ("library", Reductions::Library)];
 pub(super) const RECOMPUTE: &[(&str, Recompute)] =
     &[("keep", Recompute::Keep), ("cheap", Recompute::Cheap), ("full", Recompute::Full)];
 
@@ -159,6 +161,7 @@ fn parallel(t: &Table) -> Result<ParallelConfig> {
         micro_batch: t.usize("micro_batch", GLOBAL_BATCH)?,
         accumulate,
         recompute: t.choice("recompute", RECOMPUTE)?.unwrap_or(Recompute::Keep),
+        reductions: t.choice("reductions", REDUCTIONS)?.unwrap_or(Reductions::Ordered),
     })
 }
 

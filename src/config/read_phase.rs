@@ -1,5 +1,6 @@
 //! `[[phase]]`: budgets become steps, mixtures become shares, learning rates are laid out over the steps.
 
+use super::batches::{Batches, Ramp};
 use super::doc::{Node, Origin, Value};
 use super::model::{ModelConfig, Positions};
 use super::read::{ATTENTION, GLOBAL_BATCH, SEQ_LEN, TOKENS, eval, unknown_corpus, z_loss};
@@ -8,6 +9,8 @@ use super::schedule::{Kind, Length, Schedule, Segment};
 use super::table::{Table, number};
 use crate::Result;
 
+/// Sequences over which a batch may grow.
+pub(super) const RAMP_SAMPLES: std::ops::RangeInclusive<u64> = 1..=1 << 62;
 pub(super) const STEPS: std::ops::RangeInclusive<u64> = 1..=1 << 40;
 
 pub(super) const OPTIMIZER: &[(&str, OptimState)] =
@@ -51,7 +54,8 @@ pub(super) fn phases(
             return Err(t.doc.error(&format!("{owner}.seq_len"), problem, remedy));
         }
         let global_batch = t.usize("global_batch", GLOBAL_BATCH)?.unwrap_or(run.global_batch);
-        let (steps, tokens) = budget(t, seq_len as u64 * global_batch as u64)?;
+        let batches = batches(t, global_batch)?;
+        let (steps, tokens) = budget(t, seq_len as u64, &batches)?;
         let phase = PhaseConfig {
             name,
             steps,
@@ -65,6 +69,7 @@ pub(super) fn phases(
             cursor: t.choice("cursor", CURSOR)?.unwrap_or(Cursor::Keep),
             seq_len,
             global_batch,
+            batches,
             attention: t.choice("attention", ATTENTION)?.unwrap_or(run.attention),
             z_loss: z_loss(t)?.unwrap_or(run.z_loss),
             eval: phase_eval(t, data, optim, default_eval)?,
@@ -94,7 +99,7 @@ pub(super) fn phases(
 }
 
 /// Steps and tokens from whichever is given. One given by `--set` replaces the other in the file.
-fn budget(t: &Table, batch: u64) -> Result<(u64, u64)> {
+fn budget(t: &Table, seq_len: u64, batches: &Batches) -> Result<(u64, u64)> {
     let set = |key: &str| matches!(t.get(key), Some(Node { origin: Origin::Set(_), .. }));
     let (steps, tokens) = match (t.int("steps", STEPS)?, t.int("tokens", TOKENS)?) {
         (steps @ Some(_), Some(_)) if set("steps") && !set("tokens") => (steps, None),
@@ -104,12 +109,29 @@ fn budget(t: &Table, batch: u64) -> Result<(u64, u64)> {
     match (steps, tokens) {
         (Some(_), Some(_)) => Err(t.error("steps", "steps and tokens are both given", "keep one of the two")),
         (None, None) => Err(t.missing("tokens", "tokens = 50_000_000")),
-        (Some(steps), None) => match steps.checked_mul(batch).filter(|n| TOKENS.contains(n)) {
-            Some(tokens) => Ok((steps, tokens)),
-            None => Err(t.error("steps", format!("{steps} of {batch} tokens each are too many"), "lower it")),
-        },
-        (None, Some(tokens)) => Ok((tokens.div_ceil(batch), tokens)),
+        (Some(steps), None) => {
+            let tokens = batches.samples(steps).and_then(|samples| samples.checked_mul(seq_len));
+            match tokens.filter(|n| TOKENS.contains(n)) {
+                Some(tokens) => Ok((steps, tokens)),
+                None => {
+                    let each = seq_len * batches.at(steps) as u64;
+                    Err(t.error("steps", format!("{steps} of {each} tokens each are too many"), "lower it"))
+                }
+            }
+        }
+        (None, Some(tokens)) => Ok((batches.steps_for(tokens.div_ceil(seq_len)), tokens)),
     }
+}
+
+/// `batch_ramp = { from = 16, by = 16, samples = 200_000 }`; without it every update has `global_batch`.
+fn batches(t: &Table, global_batch: usize) -> Result<Batches> {
+    let Some(r) = t.opt_table("batch_ramp")? else { return Ok(Batches::fixed(global_batch)) };
+    let ramp = Ramp {
+        from: r.usize("from", GLOBAL_BATCH)?.ok_or_else(|| r.missing("from", "from = 16"))?,
+        by: r.usize("by", GLOBAL_BATCH)?.ok_or_else(|| r.missing("by", "by = 16"))?,
+        samples: r.int("samples", RAMP_SAMPLES)?.ok_or_else(|| r.missing("samples", "samples = 200_000"))?,
+    };
+    Batches::growing(ramp, global_batch).map_err(|(key, problem, remedy)| r.error(key, problem, remedy))
 }
 
 fn mix(t: &Table, data: &[(String, DataConfig)]) -> Result<Vec<(String, f64)>> {

@@ -1,6 +1,7 @@
 //! The validated run: every default filled in, every reference resolved. Plain data; `read` makes it from text,
 //! `write` turns it back, `check` holds the rules that need the number of ranks.
 
+use super::batches::Batches;
 use super::model::ModelConfig;
 use super::schedule::Schedule;
 use std::path::PathBuf;
@@ -45,6 +46,16 @@ pub enum EvalWeights {
     Trained,
     /// The moving average of `optim.ema`.
     Ema,
+}
+
+impl EvalWeights {
+    /// As the run file and the metrics call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            EvalWeights::Trained => "trained",
+            EvalWeights::Ema => "ema",
+        }
+    }
 }
 
 /// "web:heldout" is the held-out part of corpus web, "web" all of it.
@@ -177,6 +188,16 @@ pub struct ParallelConfig {
     pub micro_batch: Option<usize>,
     pub accumulate: Accumulate,
     pub recompute: Recompute,
+    pub reductions: Reductions,
+}
+
+/// Who sums over ranks that are processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reductions {
+    /// This program, in rank order: the same bits for every transport.
+    Ordered,
+    /// The MPI library, in an order of its choice.
+    Library,
 }
 
 impl ParallelConfig {
@@ -254,7 +275,7 @@ pub struct Group {
 #[derive(Clone, Debug, PartialEq)]
 pub struct PhaseConfig {
     pub name: String,
-    /// ceil(tokens / (seq_len · global_batch)).
+    /// The fewest updates that have `tokens` tokens: ceil(tokens / (seq_len · global_batch)) without a ramp.
     pub steps: u64,
     pub tokens: u64,
     /// Corpus and share of the tokens, in the order of the file; the shares add up to 1, but where a corpus has
@@ -270,7 +291,10 @@ pub struct PhaseConfig {
     pub schedule: ScheduleClock,
     pub cursor: Cursor,
     pub seq_len: usize,
+    /// Sequences of an update, with a ramp of the last.
     pub global_batch: usize,
+    /// Those of each update.
+    pub batches: Batches,
     pub attention: Attention,
     pub z_loss: f64,
     pub eval: Option<EvalConfig>,
@@ -309,5 +333,20 @@ impl PhaseConfig {
     /// Learning rate of the update with index `step` (0-based) of this phase.
     pub fn lr_at(&self, step: u64) -> f64 {
         self.lr.at(self.lr_first.saturating_add(step), self.lr_start)
+    }
+
+    /// Samples of the first `steps` updates of this phase, which are not more than it has.
+    pub fn samples(&self, steps: u64) -> u64 {
+        self.batches.samples(steps).expect("the budget was checked as the run file was read")
+    }
+
+    /// Samples of all its updates.
+    pub fn all_samples(&self) -> u64 {
+        self.samples(self.steps)
+    }
+
+    /// The sizes that its updates have, each once, from the smallest up.
+    pub fn sizes(&self) -> impl Iterator<Item = usize> {
+        self.batches.runs(0..self.steps).map(|(batch, _)| batch)
     }
 }

@@ -136,6 +136,7 @@ pub const TABLES: &[Table] = &[
     train::OPTIM_EMA,
     train::OPTIM_GROUP,
     train::PHASE,
+    train::PHASE_RAMP,
     train::PHASE_EVAL,
     train::PHASE_LR,
 ];

@@ -1,7 +1,8 @@
 //! From a `RunConfig` back to a run file with every key, and to the hash of what determines results.
 
+use super::batches::Ramp;
 use super::model::{ModelConfig, Positions};
-use super::read::{ACCUMULATE, ATTENTION, DEVICES, EVAL_WEIGHTS, PRECISIONS, RECOMPUTE};
+use super::read::{ACCUMULATE, ATTENTION, DEVICES, EVAL_WEIGHTS, PRECISIONS, RECOMPUTE, REDUCTIONS};
 use super::read_data::{IOS, ORDERS, PACKINGS};
 use super::read_model::{ACTIVATIONS, HEADS, NORM_PLACES, NORMS};
 use super::read_phase::{CURSOR, KINDS, OPTIMIZER, SCHEDULE};
@@ -111,6 +112,7 @@ impl RunConfig {
         }
         w.line("accumulate", word(ACCUMULATE, p.accumulate));
         w.line("recompute", word(RECOMPUTE, p.recompute));
+        w.line("reductions", word(REDUCTIONS, p.reductions));
     }
 
     fn optim_lines(&self, w: &mut Writer) {
@@ -144,6 +146,10 @@ impl RunConfig {
 
     fn phase_lines(&self, p: &PhaseConfig, w: &mut Writer) {
         w.line("name", string(&p.name));
+        // Before `tokens`: where `steps` were given another ramp has another budget, and the ramp is what to name then.
+        if let Some(Ramp { from, by, samples }) = p.batches.ramp() {
+            w.line("batch_ramp", format!("{{ from = {from}, by = {by}, samples = {samples} }}"));
+        }
         w.line("tokens", p.tokens.to_string());
         let shares: Vec<String> = p.mix.iter().map(|(n, x)| format!("{n} = {x:?}")).collect();
         w.line("mix", format!("{{ {} }}", shares.join(", ")));

@@ -35,7 +35,7 @@ fn begin(config: &RunConfig, phase: usize) -> usize {
 
 /// Samples that the cursor of phase `phase` has passed when the phase begins.
 pub fn first_sample(config: &RunConfig, phase: usize) -> u64 {
-    (begin(config, phase)..phase).map(|p| config.phases[p].steps * config.phases[p].global_batch as u64).sum()
+    (begin(config, phase)..phase).map(|p| config.phases[p].all_samples()).sum()
 }
 
 impl Cursor {
@@ -72,7 +72,7 @@ impl Cursor {
         let entry = |p| Entry { first_sample: first_sample(config, p), weights: weights(p) };
         let entries = (first..end).map(entry).collect();
         let last = &config.phases[end - 1];
-        let samples = first_sample(config, end - 1) + last.steps * last.global_batch as u64;
+        let samples = first_sample(config, end - 1) + last.all_samples();
         let (seed, seq_len) = (config.run.seed, config.phases[first].seq_len);
         Cursor { samples: Some(samples), ..Cursor::new(seed, seq_len, Attention::Full, Ledger { entries }) }
     }

@@ -232,6 +232,10 @@ impl Buffer {
     pub fn arena(&self) -> &Arena {
         &self.arena
     }
+    /// One from the same arena.
+    pub fn another(&self, bytes: usize, category: Category) -> Buffer {
+        self.arena.take(bytes, category)
+    }
     /// Panics on the Meta device, which has no bytes: an op ran where it should only have been counted.
     pub fn bytes(&self) -> &[u8] {
         assert!(self.arena.backed, "the Meta device has no values");

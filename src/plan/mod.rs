@@ -9,6 +9,7 @@ pub use curve::Point;
 pub use outside::Outside;
 
 use crate::Result;
+use crate::comm::processes;
 use crate::config::{OptimKind, OptimState, PhaseConfig, Precision, RunConfig};
 use crate::data::{Domain, HeldOut};
 use crate::device::{Category, arena::MemoryUse};
@@ -75,10 +76,13 @@ pub struct Phase {
     pub tokens: u64,
     pub steps: u64,
     pub seq_len: usize,
+    /// Of an update, as the two below; with a ramp of the last one.
     pub global_batch: usize,
     pub micro_batch: usize,
     /// Micro-batches of a rank in an update.
     pub micro_steps: usize,
+    /// Updates of one size after another.
+    pub batches: Vec<Batch>,
     pub mix: Vec<Share>,
     pub start: Clocks,
     /// The first update, the last of each segment, the last of the phase.
@@ -87,9 +91,17 @@ pub struct Phase {
     pub flops: f64,
     /// The most in use at once if this phase were the run.
     pub peak_bytes: usize,
-    /// Sent by a rank in an update, by axis.
+    /// Sent by a rank in an update (the last), by axis.
     pub sent_bytes: BTreeMap<&'static str, u64>,
     pub program: String,
+}
+
+#[derive(Serialize)]
+pub struct Batch {
+    pub updates: u64,
+    pub global_batch: u64,
+    pub micro_batch: usize,
+    pub micro_steps: usize,
 }
 
 #[derive(Serialize)]
@@ -121,7 +133,7 @@ pub struct Memory {
     pub arena: usize,
     pub outside: Outside,
     pub rank: usize,
-    /// All ranks, which are threads of one process.
+    /// All ranks where they are threads of one process, one where each is a process.
     pub process: usize,
 }
 
@@ -182,13 +194,21 @@ impl Phase {
     fn new(config: &RunConfig, domains: &[Domain], i: usize, dp: usize) -> Result<Phase> {
         let phase = &config.phases[i];
         let mut alone = Rehearsal::new(config, 0, dp);
+        let program = alone.program(phase)?;
+        let sent = |r: &Rehearsal| {
+            let mesh = &r.replica.mesh;
+            let [dp, tp] = mesh.sent();
+            [("dp", dp), ("tp", tp), ("world", mesh.world.traffic().bytes())]
+        };
+        let before = sent(&alone);
         alone.update(phase)?;
-        let program = alone.replica.dev.arena().program_hash();
-        let mesh = &alone.replica.mesh;
-        let [dp_bytes, tp_bytes] = mesh.sent();
-        let sent_bytes = [("dp", dp_bytes), ("tp", tp_bytes), ("world", mesh.world.traffic().bytes())].into();
-        alone.update(phase)?;
-        let split = alone.split(phase);
+        let after = sent(&alone).into_iter().zip(before);
+        let sent_bytes = after.map(|((axis, now), (_, then))| (axis, now - then)).collect();
+        for kind in alone.kinds(phase).into_iter().rev().skip(1) {
+            alone.update_of(phase, kind)?;
+        }
+        let splits = alone.splits(phase);
+        let (split, _) = *splits.last().expect("a phase has updates");
 
         let before = &config.phases[..i];
         let begin = Position { update: before.iter().map(|p| p.steps).sum(), phase: i, phase_step: 0 };
@@ -199,7 +219,7 @@ impl Phase {
             _ => 0,
         });
         let sampler = corpora::sampler(config, domains, i)?;
-        let samples = phase.steps * phase.global_batch as u64;
+        let samples = phase.all_samples();
         let all: f64 = phase.mix.iter().map(|(_, w)| w).sum();
         let share = |(name, weight): &(String, f64)| {
             let d = domains.iter().position(|d| d.name == *name).expect("the run file was checked");
@@ -217,9 +237,18 @@ impl Phase {
             tokens: samples * phase.seq_len as u64,
             steps: phase.steps,
             seq_len: phase.seq_len,
-            global_batch: phase.global_batch,
+            global_batch: split.samples() as usize,
             micro_batch: split.micro_batch,
             micro_steps: split.micro_steps,
+            batches: splits
+                .iter()
+                .map(|&(split, updates)| Batch {
+                    updates,
+                    global_batch: split.samples(),
+                    micro_batch: split.micro_batch,
+                    micro_steps: split.micro_steps,
+                })
+                .collect(),
             mix: phase.mix.iter().map(share).collect(),
             start: Clocks {
                 update: begin.update,
@@ -264,13 +293,16 @@ impl Memory {
             at_once: of_rank(most, |m| m.peak_total).unwrap_or(0),
             arena,
             rank: arena + outside.rank(),
-            process: arenas + moments.len() * outside.rank() + outside.process,
+            process: match processes::joined() {
+                None => arenas + moments.len() * outside.rank() + outside.process,
+                Some(_) => arena + outside.rank() + outside.process,
+            },
             outside,
         }
     }
 }
 
-/// The moments of a run on the Meta device, for each rank: two updates of each phase, an evaluation of each phase.
+/// The moments of a run on the Meta device, for each rank: two updates of each kind of a phase, an evaluation of each phase.
 /// Between them a run trims its arena, so each begins with what always stays.
 fn rehearse(config: &RunConfig, held: &[Vec<HeldOut>], dp: usize) -> Result<Vec<Vec<MemoryUse>>> {
     let tp = config.parallel.tp;
@@ -289,8 +321,11 @@ fn rehearse(config: &RunConfig, held: &[Vec<HeldOut>], dp: usize) -> Result<Vec<
         for (phase, rows) in config.phases.iter().zip(&rows) {
             let mut training = Rehearsal::new(config, rank, dp);
             training.begin()?;
-            training.update(phase)?;
-            training.update(phase)?;
+            for kind in training.kinds(phase) {
+                training.replica.dev.arena().trim();
+                training.update_of(phase, kind)?;
+                training.update_of(phase, kind)?;
+            }
             let mut evaluation = Rehearsal::new(config, rank, dp);
             evaluation.evaluate(phase, rows)?;
             moments.extend([training, evaluation].map(|r| r.replica.dev.arena().used()));

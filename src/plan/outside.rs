@@ -2,7 +2,7 @@
 
 use crate::config::{Positions, Precision, RunConfig};
 use crate::device::gemm::{A_VALUES, B_VALUES, DEPTH, SUM_ROWS};
-use crate::train::corpora::Split;
+use crate::train::corpora;
 use crate::train::evaluate;
 use serde::Serialize;
 
@@ -32,10 +32,11 @@ impl Outside {
         let bf16 = config.run.dtype == Precision::Bf16;
         let (mut tokens, mut drawn, mut longest) = (0, 0, 0);
         for p in &config.phases {
-            let split = Split::new((0, dp), config.parallel.micro_batch, p.global_batch, p.seq_len);
             let evaluated = if p.eval.is_some() { evaluate::batch_rows(p.seq_len) * p.seq_len } else { 0 };
-            tokens = (split.micro_batch * p.seq_len).max(evaluated).max(tokens);
-            drawn = (2 * split.micro_steps * split.micro_batch * p.seq_len + evaluated).max(drawn);
+            for (split, _) in corpora::splits(config, p, (0, dp), 0) {
+                tokens = (split.micro_batch * p.seq_len).max(evaluated).max(tokens);
+                drawn = (2 * split.micro_steps * split.micro_batch * p.seq_len + evaluated).max(drawn);
+            }
             longest = p.seq_len.max(longest);
         }
 

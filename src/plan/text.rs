@@ -2,6 +2,7 @@
 
 use super::curve::{self, Point};
 use super::{DryRun, Phase};
+use crate::comm::processes;
 use crate::device::Category;
 use crate::train::progress::count;
 use std::fmt;
@@ -77,7 +78,7 @@ impl DryRun {
     fn phases(&self, f: &mut fmt::Formatter) -> fmt::Result {
         writeln!(
             f,
-            "\n{:<12}{:>9}{:>9}{:>9}{:>7}{:>15}{:>9}{:>10}{:>10}{:>9}",
+            "\n{:<12}{:>9}{:>9}{:>9}{:>10}{:>15}{:>9}{:>10}{:>10}{:>9}",
             "phase",
             "tokens",
             "steps",
@@ -93,12 +94,16 @@ impl DryRun {
             let c = &p.start;
             writeln!(
                 f,
-                "{:<12}{:>9}{:>9}{:>9}{:>7}{:>15}{:>9}{:>10}{:>10}{:>9}",
+                "{:<12}{:>9}{:>9}{:>9}{:>10}{:>15}{:>9}{:>10}{:>10}{:>9}",
                 p.name,
                 count(p.tokens as f64),
                 p.steps,
                 p.seq_len,
-                p.global_batch,
+                match p.batches.first() {
+                    Some(first) if p.batches.len() > 1 =>
+                        format!("{}..{}", first.global_batch, p.global_batch),
+                    _ => p.global_batch.to_string(),
+                },
                 format!("{} x {} x {}", self.layout.dp, p.micro_steps, p.micro_batch),
                 c.update,
                 c.schedule,
@@ -106,6 +111,9 @@ impl DryRun {
                 c.adam_t
             )?;
             writeln!(f, "{:<12}  {}", "", mix(p))?;
+            if p.batches.len() > 1 {
+                writeln!(f, "{:<12}  {}", "", ramp(p))?;
+            }
         }
         if self.phases.len() > LISTED {
             writeln!(f, "and {} more; --json lists all", self.phases.len() - LISTED)?;
@@ -169,9 +177,10 @@ impl DryRun {
         writeln!(f, "  {:<32}{:>10}   the one that needs most", "a rank", size(m.rank))?;
         writeln!(
             f,
-            "  {:<32}{:>10}   all ranks, {} for the program",
+            "  {:<32}{:>10}   {}, {} for the program",
             "process",
             size(m.process),
+            if processes::joined().is_some() { "one rank" } else { "all ranks" },
             size(o.process)
         )?;
         for p in self.phases.iter().take(LISTED) {
@@ -186,6 +195,17 @@ impl DryRun {
         }
         writeln!(f, "checkpoint  {} each", bytes(self.checkpoint_bytes))
     }
+}
+
+/// "batch grows: 2 in 5 updates, 4 in 3, 6 in 2, 8 in 90", with the middle of many left out
+fn ramp(p: &Phase) -> String {
+    let part = |b: &super::Batch| format!("{} in {}", b.global_batch, b.updates);
+    let mut parts: Vec<String> = p.batches.iter().map(part).collect();
+    if parts.len() > LISTED {
+        parts.splice(3..parts.len() - 2, ["..".to_string()]);
+    }
+    parts[0] += " updates";
+    format!("batch grows: {}", parts.join(", "))
 }
 
 /// "web 95 %, 1.2 M tokens, pass 0.80 | laws 5 %, ..."

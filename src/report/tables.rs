@@ -178,7 +178,10 @@ pub fn phases(run: &Run) -> String {
                 p.step,
                 cell("steps"),
                 cell("seq_len"),
-                cell("global_batch")
+                match p.row["batch_ramp"]["from"].as_u64() {
+                    Some(from) => format!("{from} to {}", cell("global_batch")),
+                    None => cell("global_batch"),
+                }
             )
         })
         .collect();

@@ -1,7 +1,7 @@
 //! The corpora of a run, opened and checked, and the sampler of a phase.
 
 use super::step::MicroBatch;
-use crate::config::{DataConfig, Io, RunConfig};
+use crate::config::{DataConfig, Io, PhaseConfig, RunConfig};
 pub use crate::data::first_sample;
 use crate::data::{Batch, Cursor, Domain, Sampler};
 use crate::tape::Seq;
@@ -54,8 +54,7 @@ fn open_as(config: &RunConfig, as_is: impl Fn(&DataConfig) -> DataConfig) -> Res
 /// The order of data in phase `phase`: a function of the run file and the seed.
 pub fn sampler(config: &RunConfig, domains: &[Domain], phase: usize) -> Result<Sampler> {
     let sampler = Sampler::open(&Cursor::of_phase(config, domains, phase)?, domains.to_vec())?;
-    let p = &config.phases[phase];
-    sampler.check_budget(first_sample(config, phase) + p.steps * p.global_batch as u64)?;
+    sampler.check_budget(first_sample(config, phase) + config.phases[phase].all_samples())?;
     Ok(sampler)
 }
 
@@ -72,6 +71,18 @@ impl From<Batch> for MicroBatch {
         };
         MicroBatch { seq, targets: b.targets, weights: b.weights, domains: b.domains }
     }
+}
+
+/// The updates of a phase from the one with index `step` on, as rank dp.0 of dp.1 sees them: those of one size, and how many.
+pub fn splits(
+    config: &RunConfig,
+    phase: &PhaseConfig,
+    dp: (usize, usize),
+    step: u64,
+) -> impl Iterator<Item = (Split, u64)> + Send + 'static {
+    let (micro, seq_len) = (config.parallel.micro_batch, phase.seq_len);
+    let runs = phase.batches.runs(step..phase.steps);
+    runs.map(move |(batch, updates)| (Split::new(dp, micro, batch, seq_len), updates))
 }
 
 /// How an update's sequences fall to dp ranks and micro-batches: sample first + (m·P + r)·micro + i.
@@ -93,6 +104,11 @@ impl Split {
         let fits = |n: &usize| each.is_multiple_of(*n) && (n * seq_len <= MICRO_TOKENS || *n == 1);
         let micro_batch = micro.unwrap_or_else(|| (1..=each).rev().find(fits).unwrap_or(1));
         Split { dp_rank: dp.0, dp_size: dp.1, micro_batch, micro_steps: each / micro_batch }
+    }
+
+    /// Samples of an update, of all ranks.
+    pub fn samples(&self) -> u64 {
+        (self.dp_size * self.micro_batch * self.micro_steps) as u64
     }
 
     /// The micro-batches of this rank in the update whose first sample is `first`.

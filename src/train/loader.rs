@@ -24,6 +24,13 @@ pub struct Drawn {
     pub cursor: Option<Snapshot>,
 }
 
+impl Drawn {
+    /// Of a micro-batch.
+    pub fn rows(&self) -> Option<usize> {
+        self.batches.first().map(|b| b.seq.rows)
+    }
+}
+
 pub struct Loader {
     /// None once the loader is being dropped.
     updates: Option<Receiver<Result<Drawn>>>,
@@ -31,19 +38,18 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Draws, for each of `updates` updates, the micro-batches of this rank; the first begins at sample `first`, each
-    /// has `global_batch` samples.
+    /// Draws the micro-batches of this rank, update after update; the first begins at sample `first`. `splits`: how the
+    /// next updates fall to ranks and micro-batches, and how many of them.
     pub fn start(
         mut sampler: Sampler,
-        split: Split,
+        splits: impl Iterator<Item = (Split, u64)> + Send + 'static,
         first: u64,
-        global_batch: usize,
-        updates: u64,
     ) -> Result<Loader> {
         let (give, take) = sync_channel(AHEAD);
         let draw = move || {
-            for i in 0..updates {
-                let (begin, end) = (first + i * global_batch as u64, first + (i + 1) * global_batch as u64);
+            let mut begin = first;
+            for split in splits.flat_map(|(split, updates)| (0..updates).map(move |_| split)) {
+                let end = begin + split.samples();
                 let drawn = split.draw(&mut sampler, begin).map(|batches| {
                     sampler.seek(end);
                     Drawn { batches, cursor: Some(sampler.state()) }
@@ -55,6 +61,7 @@ impl Loader {
                 if give.send(drawn).is_err() || failed {
                     return;
                 }
+                begin = end;
             }
         };
         let thread = std::thread::Builder::new().name("loader".into()).spawn(draw).map_err(|e| {

@@ -4,11 +4,11 @@
 //! - `run`, once per attempt: config_hash, git, host, ranks, dp, tp, zero, params, flops_per_token_{full,causal} at
 //!   run.seq_len, threads_per_rank, peak_tflops (multiply-adds on registers, measured on rank 0 and multiplied by the
 //!   ranks), program_hashes.
-//! - `phase`: name, clocks, steps, seq_len, global_batch.
-//! - `step`: sample (the cursor after it), tokens (seen by the run, with and without target), loss (mean over the
+//! - `phase`: name, clocks, steps, seq_len, global_batch, batch_ramp.
+//! - `step`: sample (the cursor after it), tokens (seen by the run, with and without target), global_batch, loss (mean over the
 //!   update's targets, nats: the sum of its terms), terms (ce, and z where there is a z term), grad_norm (before the clip), clip (the factor), lr, weight_sum (the number of
 //!   targets), step_ms, tokens_per_s, data_wait_ms, mfu_full, mfu_causal, comm_bytes (what a ring would send for the
-//!   rank's dp and tp collectives), peak_mem_gib (the arena of rank 0), loss_by_domain (ce).
+//!   rank's dp and tp collectives), comm_exposed_ms and comm_hidden_ms (of all collectives: waited for; under way meanwhile), peak_mem_gib (the arena of rank 0), loss_by_domain (ce).
 //! - `eval`: corpus, nll_token, bits_byte (where the tokenizer's bytes are known), tokens, weights (trained, or ema:
 //!   the moving average).
 //! - `checkpoint`: path, bytes, blocked_ms, total_ms.

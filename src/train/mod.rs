@@ -1,6 +1,7 @@
 //! One update (`step`), what a rank holds for it (`replica`), and the loop over phases (`run`); losses of a whole corpus
 //! (`score`).
 
+pub mod agreement;
 mod board;
 pub mod choices;
 pub mod corpora;
@@ -8,6 +9,7 @@ pub mod evaluate;
 pub mod fits;
 pub mod loader;
 pub mod lock;
+mod log;
 pub mod metrics;
 pub mod position;
 pub mod progress;

@@ -1,7 +1,7 @@
 //! Where a run is: its four clocks, kept apart. The optimizer's own t lives in `Optimizer`.
 
 use super::corpora;
-use crate::config::RunConfig;
+use crate::config::{PhaseConfig, RunConfig};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Position {
@@ -16,7 +16,7 @@ impl Position {
     /// Sequences that the data cursor has passed.
     pub fn sample(&self, config: &RunConfig) -> u64 {
         let Some(phase) = config.phases.get(self.phase) else { return 0 };
-        corpora::first_sample(config, self.phase) + self.phase_step * phase.global_batch as u64
+        corpora::first_sample(config, self.phase) + phase.samples(self.phase_step)
     }
     /// Updates on the schedule's clock.
     pub fn schedule(&self, config: &RunConfig) -> u64 {
@@ -24,7 +24,7 @@ impl Position {
     }
     /// Tokens trained on when the run is here.
     pub fn tokens(&self, config: &RunConfig) -> u64 {
-        let of = |p: &crate::config::PhaseConfig, steps: u64| steps * (p.global_batch * p.seq_len) as u64;
+        let of = |p: &PhaseConfig, steps: u64| p.samples(steps) * p.seq_len as u64;
         let before: u64 = config.phases.iter().take(self.phase).map(|p| of(p, p.steps)).sum();
         before + config.phases.get(self.phase).map_or(0, |p| of(p, self.phase_step))
     }
@@ -37,5 +37,8 @@ impl Position {
     }
     pub fn total_steps(config: &RunConfig) -> u64 {
         config.phases.iter().map(|p| p.steps).sum()
+    }
+    pub fn total_tokens(config: &RunConfig) -> u64 {
+        config.phases.iter().map(|p| p.all_samples() * p.seq_len as u64).sum()
     }
 }

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 pub struct Progress {
     total: u64,
+    /// Of the whole run.
+    tokens: u64,
     /// Full-attention and causal FLOPs of one token, forward and backward.
     pub flops_per_token: [f64; 2],
     last: Option<Instant>,
@@ -21,9 +23,10 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub fn new(total: u64) -> Progress {
+    pub fn new(total: u64, tokens: u64) -> Progress {
         Progress {
             total,
+            tokens,
             flops_per_token: [0.0; 2],
             last: None,
             line: Line::new(None),
@@ -54,14 +57,14 @@ impl Progress {
         say(&format!("{}; everything of this run is in {}", start, config.run.dir.display()));
     }
 
-    /// `tokens` and `rate`: of an update, with and without a target.
-    pub fn step(&mut self, update: u64, phase: &str, u: &Update, o: &Outcome, tokens: f64, rate: f64) {
+    /// `tokens`, with and without a target, that the run has seen; `rate` of this update.
+    pub fn step(&mut self, update: u64, phase: &str, u: &Update, o: &Outcome, tokens: u64, rate: f64) {
         self.rate = if self.rate == 0.0 { rate } else { 0.9 * self.rate + 0.1 * rate };
         if std::mem::replace(&mut self.phase, phase.into()) != phase {
             say(&format!("phase {phase}"));
             self.last = None;
         }
-        let left = (self.total - update) as f64 * tokens / self.rate.max(1e-9);
+        let left = self.tokens.saturating_sub(tokens) as f64 / self.rate.max(1e-9);
         if self.line.is_terminal() {
             return self.bar(update, u, o, time(left));
         }

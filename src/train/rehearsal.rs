@@ -1,18 +1,18 @@
 //! A phase of a run on the Meta device: the code of `step` with every tensor's size and no tensor's values. It says
 //! what memory a rank will need, what it will send, and which program (ops and collectives, in order) it will run.
 
-use super::corpora::Split;
+use super::corpora::{self, Split};
 use super::evaluate;
 use super::replica::Replica;
 use super::run::plan;
 use super::step::{MicroBatch, Update, step};
 use super::vote::Ballot;
-use crate::comm::{Comm, Mesh, Reduce};
+use crate::Result;
+use crate::comm::{Mesh, Reduce, processes};
 use crate::config::{PhaseConfig, RunConfig};
 use crate::device::{Category, DType, Device};
 use crate::tape::Seq;
 use crate::tensor::Tensor;
-use crate::{Error, Result};
 
 /// One rank of a run, pretended.
 pub struct Rehearsal<'a> {
@@ -22,17 +22,30 @@ pub struct Rehearsal<'a> {
 
 impl<'a> Rehearsal<'a> {
     pub fn new(config: &'a RunConfig, rank: usize, dp: usize) -> Rehearsal<'a> {
-        let shard = config.parallel.shard_size(dp);
-        let mesh = Mesh::pretend_rank(rank, (dp, shard), config.parallel.tp);
+        let (shard, staging) =
+            (config.parallel.shard_size(dp), processes::staging(config.parallel.reductions));
+        let mesh = Mesh::pretend_staged(rank, (dp, shard), config.parallel.tp, staging);
         let replica = Replica::new(Device::meta(), mesh, &plan(config));
         Rehearsal { config, replica: replica.expect("pretended groups do not fail") }
     }
 
-    /// How the updates of a phase are cut.
-    pub fn split(&self, phase: &PhaseConfig) -> Split {
+    /// How the updates of a phase are cut, in their order, with how many there are of each size.
+    pub fn splits(&self, phase: &PhaseConfig) -> Vec<(Split, u64)> {
         let dp = &self.replica.mesh.dp;
-        let micro = self.config.parallel.micro_batch;
-        Split::new((dp.rank(), dp.size()), micro, phase.global_batch, phase.seq_len)
+        corpora::splits(self.config, phase, (dp.rank(), dp.size()), 0).collect()
+    }
+
+    /// Those that stand for all of a phase: of updates with micro-batches of one size that with most of them, which runs
+    /// everything that the others run. Without a ramp there is one.
+    pub fn kinds(&self, phase: &PhaseConfig) -> Vec<Split> {
+        let mut kinds: Vec<Split> = vec![];
+        for (split, _) in self.splits(phase) {
+            match kinds.iter_mut().find(|k| k.micro_batch == split.micro_batch) {
+                Some(kind) => kind.micro_steps = kind.micro_steps.max(split.micro_steps),
+                None => kinds.push(split),
+            }
+        }
+        kinds
     }
 
     /// The vote before a phase, which learns the first weight sum.
@@ -41,13 +54,30 @@ impl<'a> Rehearsal<'a> {
         Ballot::new(0).cast(&self.replica.dev, &self.replica.mesh).map(drop)
     }
 
-    /// One update of a phase.
+    /// One update of a phase, with a ramp one of the last size.
     pub fn update(&mut self, phase: &PhaseConfig) -> Result<()> {
-        let split = self.split(phase);
+        let splits = self.splits(phase);
+        self.update_of(phase, splits.last().expect("a phase has updates").0)
+    }
+
+    /// One update of a phase that is cut like this.
+    pub fn update_of(&mut self, phase: &PhaseConfig, split: Split) -> Result<()> {
         let batches: Vec<_> =
             (0..split.micro_steps).map(|_| fake(split.micro_batch, phase.seq_len)).collect();
         let update = Update { step: 0, lr: 0.0, clip: None, weight_sum: 1.0, z_loss: phase.z_loss };
         step(&mut self.replica, &batches, &update, Ballot::new(self.config.data.len())).map(drop)
+    }
+
+    /// The hash of what runs in a phase: an update of each kind and, with a ramp, how many there are of each size.
+    pub fn program(&mut self, phase: &PhaseConfig) -> Result<u64> {
+        for kind in self.kinds(phase) {
+            self.update_of(phase, kind)?;
+        }
+        let arena = self.replica.dev.arena();
+        for (split, updates) in self.splits(phase).iter().filter(|_| phase.batches.ramp().is_some()) {
+            arena.note(format_args!("{updates} updates of {} samples", split.samples()));
+        }
+        Ok(arena.program_hash())
     }
 
     /// One evaluation on texts of `held` rows each.
@@ -83,28 +113,7 @@ fn fake(rows: usize, seq_len: usize) -> MicroBatch {
     MicroBatch { seq, targets: vec![], weights: vec![], domains: vec![] }
 }
 
-/// The program of each phase's update on a rank. Equal on all ranks of a run that fits together.
+/// The program of each phase's updates on a rank. Equal on all ranks of a run that fits together.
 pub fn program_hashes(config: &RunConfig, rank: usize, dp: usize) -> Result<Vec<u64>> {
-    let hash = |phase| {
-        let mut r = Rehearsal::new(config, rank, dp);
-        r.update(phase)?;
-        Ok(r.replica.dev.arena().program_hash())
-    };
-    config.phases.iter().map(hash).collect()
-}
-
-/// Refuses a run whose ranks would not run the same programs. Collective over all ranks.
-pub fn check_agreement(dev: &Device, world: &dyn Comm, hashes: &[u64]) -> Result<()> {
-    // The largest of h and of −h over all ranks say whether all h are equal; halves of 32 bits are exact in f64.
-    let halves = hashes.iter().flat_map(|h| [h >> 32, h & 0xffff_ffff]).map(|h| h as f64);
-    let own: Vec<f64> = halves.flat_map(|h| [h, -h]).collect();
-    let most = Tensor::from_slice(dev, 1, own.len(), &own, Category::Comm);
-    let most = world.all_reduce(most, Reduce::Max, "programs of the phases")?.wait()?;
-    match most.data::<f64>().chunks(4).position(|m| m[0] != -m[1] || m[2] != -m[3]) {
-        None => Ok(()),
-        Some(phase) => Err(Error::launch(
-            format!("the ranks would run different programs in phase {phase}: {:016x} here", hashes[phase]),
-            "start all ranks with the same program and run file",
-        )),
-    }
+    config.phases.iter().map(|phase| Rehearsal::new(config, rank, dp).program(phase)).collect()
 }

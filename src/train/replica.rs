@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::checkpoint::{Checkpoint, Values};
 use crate::comm::Mesh;
-use crate::config::{ModelConfig, OptimConfig, OptimKind};
+use crate::config::{EvalWeights, ModelConfig, OptimConfig, OptimKind};
 use crate::device::{DType, Device};
 use crate::model::Network;
 use crate::optim::{Optimizer, ema::Ema};
@@ -42,7 +42,7 @@ impl Replica {
     pub fn new(dev: Device, mesh: Mesh, plan: &Plan) -> Result<Replica> {
         let dp = dp(&mesh, plan.zero);
         let tp = (mesh.tp.rank(), mesh.tp.size());
-        let mesh = mesh.with_kv_copies(plan.model.kv_copies(tp.1), dev.is_meta())?;
+        let mesh = mesh.with_kv_copies(plan.model.kv_copies(tp.1))?;
         let (net, params) = Network::build(plan.model, &dev, plan.dtype, tp, dp, plan.seq_len);
         let optim = Optimizer::new(&dev, plan.optim, &params);
         let (shard, replicate) = (mesh.shard.clone(), mesh.replicate.clone());
@@ -56,6 +56,7 @@ impl Replica {
     /// moments. `dtype`: F32 or Bf16.
     pub fn of_checkpoint(
         checkpoint: &Checkpoint,
+        weights: EvalWeights,
         dtype: DType,
         seq_len: usize,
         dev: Device,
@@ -77,7 +78,10 @@ impl Replica {
         let mut r = Replica::new(dev, mesh, &plan)?;
         r.params.forget_training();
         let as_stored = meta.dtype == dtype.name();
-        let values = if as_stored { Values::Stored } else { Values::Master };
+        let values = match weights {
+            EvalWeights::Trained if as_stored => Values::Stored,
+            weights => weights.into(),
+        };
         checkpoint.load_weights(&r.dev, &mut r.params, values)?;
         Ok(r)
     }

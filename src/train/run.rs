@@ -1,6 +1,5 @@
 //! A run: set up every rank, then phase by phase, update by update, to the end or to a signal.
 
-use super::corpora::{self, Split};
 use super::evaluate::{self, EvalResult};
 use super::loader::{Drawn, Loader};
 use super::lock;
@@ -10,9 +9,10 @@ use super::progress::Progress;
 use super::rehearsal;
 use super::replica::{Plan, Replica};
 use super::resume;
-use super::step::{MicroBatch, Outcome, Update, step};
+use super::step::{MicroBatch, Update, step};
 use super::vote::{Ballot, Vote};
-use crate::comm::{Mesh, World, run_ranks};
+use super::{agreement, corpora};
+use crate::comm::{Mesh, Setup, Spent, World, processes};
 use crate::config::{self, EvalWeights, Every, OptimState, PhaseConfig, Precision, RunConfig};
 use crate::data::{Domain, HeldOut, Snapshot};
 use crate::device::gemm::peak;
@@ -28,9 +28,9 @@ use std::time::{Duration, Instant};
 /// How the run was started.
 #[derive(Clone, Debug)]
 pub struct Launch {
-    /// Ranks as threads of this process.
+    /// All ranks: threads of this process, or processes that MPI joined.
     pub ranks: usize,
-    /// Threads of each rank; None divides the machine's cores.
+    /// Threads of each rank; None divides the machine's cores among its ranks.
     pub threads: Option<usize>,
     /// How long a collective waits for another rank.
     pub deadline: Duration,
@@ -38,8 +38,7 @@ pub struct Launch {
 
 impl Launch {
     pub fn threads_per_rank(&self) -> usize {
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        self.threads.unwrap_or((cores / self.ranks).max(1))
+        self.threads.unwrap_or_else(|| processes::threads_per_rank(self.ranks))
     }
 }
 
@@ -48,10 +47,12 @@ pub fn train(config: &RunConfig, launch: &Launch) -> Result<()> {
     check(config, launch)?;
     let domains = corpora::open(config)?;
     std::fs::create_dir_all(&config.run.dir).map_err(Error::io(&config.run.dir, "create"))?;
-    let _lock = lock::take(&config.run.dir)?;
+    // Of several processes one holds it for all; they write nothing before they have met.
+    let _lock = if processes::is_first() { lock::take(&config.run.dir)? } else { None };
     let start = resume::find(config, &domains)?;
     signal::listen();
-    run_ranks(launch.ranks, launch.deadline, |world| rank_main(config, launch, &domains, &start, world))?;
+    let setup = Setup { deadline: launch.deadline, reductions: config.parallel.reductions };
+    processes::run(launch.ranks, &setup, |world| rank_main(config, launch, &domains, &start, world))?;
     Ok(())
 }
 
@@ -101,23 +102,25 @@ pub fn plan(config: &RunConfig) -> Plan<'_> {
 }
 
 /// One rank's side of a run.
-struct Rank<'a> {
-    config: &'a RunConfig,
-    domains: &'a [Domain],
-    replica: Replica,
-    position: Position,
+pub(super) struct Rank<'a> {
+    pub(super) config: &'a RunConfig,
+    pub(super) domains: &'a [Domain],
+    pub(super) replica: Replica,
+    pub(super) position: Position,
     /// Where the data cursor is; None where it must be counted.
-    cursor: Option<Snapshot>,
+    pub(super) cursor: Option<Snapshot>,
     /// Rank 0 only.
-    metrics: Option<Metrics>,
-    progress: Option<Progress>,
-    last_save: Instant,
-    last_eval: Instant,
-    saved_at: Option<u64>,
+    pub(super) metrics: Option<Metrics>,
+    pub(super) progress: Option<Progress>,
+    pub(super) last_save: Instant,
+    pub(super) last_eval: Instant,
+    pub(super) saved_at: Option<u64>,
     /// Bytes sent over dp and tp before this step.
-    sent: [u64; 2],
+    pub(super) sent: [u64; 2],
+    /// Where the time of collectives had gone by then.
+    pub(super) spent: Spent,
     /// Multiply-adds this rank's threads can do, measured at the start, as FLOP/s.
-    peak_flops: f64,
+    pub(super) peak_flops: f64,
 }
 
 fn rank_main(
@@ -132,7 +135,7 @@ fn rank_main(
     let first = mesh.world.rank() == 0;
     let dev = Device::cpu(launch.threads_per_rank());
     let programs = rehearsal::program_hashes(config, mesh.world.rank(), mesh.dp.size())?;
-    rehearsal::check_agreement(&dev, mesh.world.as_ref(), &programs)?;
+    agreement::check(&dev, mesh.world.as_ref(), &agreement::facts(config, domains, start.step(), &programs))?;
     let mut replica = Replica::new(dev, mesh, &plan(config))?;
     let position = resume::load(config, start, &mut replica)?;
     let mut rank = Rank {
@@ -141,11 +144,12 @@ fn rank_main(
         position,
         cursor: resume::cursor(start)?,
         metrics: if first { Some(Metrics::open(&config.run.dir)?) } else { None },
-        progress: first.then(|| Progress::new(Position::total_steps(config))),
+        progress: first.then(|| Progress::new(Position::total_steps(config), Position::total_tokens(config))),
         last_save: Instant::now(),
         last_eval: Instant::now(),
         saved_at: start.step(),
         sent: [0; 2],
+        spent: Spent::default(),
         peak_flops: if first { 1e9 * peak(replica.dev.pool()) } else { 0.0 },
         replica,
     };
@@ -190,6 +194,7 @@ impl Rank<'_> {
                 "name": phase.name,
                 "clocks": { "update": p.update, "schedule": p.schedule(config), "sample": p.sample(config) },
                 "steps": phase.steps, "seq_len": phase.seq_len, "global_batch": phase.global_batch,
+                "batch_ramp": phase.batches.ramp(),
             })
         })?;
         self.replica.dev.arena().trim();
@@ -201,10 +206,10 @@ impl Rank<'_> {
         }
         let held = evaluate::held_out(self.domains, phase)?;
         let dp = (self.replica.mesh.dp.rank(), self.replica.mesh.dp.size());
-        let split = Split::new(dp, config.parallel.micro_batch, phase.global_batch, phase.seq_len);
-        let left = phase.steps - position.phase_step;
-        let mut loader = Loader::start(sampler, split, first, phase.global_batch, left)?;
+        let splits = corpora::splits(config, phase, dp, position.phase_step);
+        let mut loader = Loader::start(sampler, splits, first)?;
         let mut now = loader.take()?;
+        let mut rows = now.rows();
         let mut weight_sum = self.say(&now.batches, 0)?.cast_now(self)?.next_weight_sum;
         for i in position.phase_step..phase.steps {
             let asked = Instant::now();
@@ -218,8 +223,12 @@ impl Rank<'_> {
                 z_loss: phase.z_loss,
             };
             let ballot = self.say(&next.batches, self.domains.len())?;
-            self.sent = self.traffic();
+            (self.sent, self.spent) = (self.replica.mesh.sent(), self.replica.mesh.spent());
             let began = Instant::now();
+            if std::mem::replace(&mut rows, now.rows()) != now.rows() {
+                // Buffers for micro-batches of one size are none for those of another.
+                self.replica.dev.arena().trim();
+            }
             let Drawn { batches, cursor } = std::mem::replace(&mut now, next);
             let outcome = step(&mut self.replica, &batches, &update, ballot)?;
             let took = began.elapsed();
@@ -273,8 +282,7 @@ impl Rank<'_> {
         let (rows, update) = (evaluate::batch_rows(phase.seq_len), self.position.update);
         let all = |r: &mut Replica| held.iter().map(|h| evaluate::run(r, h, rows, update)).collect();
         let results: Vec<EvalResult> = evaluate::with_weights(&mut self.replica, phase, all)?;
-        let average = phase.eval.as_ref().is_some_and(|e| e.weights == EvalWeights::Ema);
-        let weights = if average { "ema" } else { "trained" };
+        let weights = phase.eval.as_ref().map_or(EvalWeights::Trained, |e| e.weights);
         for (h, result) in held.iter().zip(results) {
             let EvalResult { nll_token, bits_byte, tokens } = result;
             let all = if h.domain().holdout < 1.0 { ":heldout" } else { "" };
@@ -282,11 +290,11 @@ impl Rank<'_> {
             self.row("eval", || {
                 json!({
                     "corpus": corpus, "nll_token": nll_token, "bits_byte": bits_byte, "tokens": tokens,
-                    "weights": weights,
+                    "weights": weights.name(),
                 })
             })?;
             if let Some(p) = &self.progress {
-                let averaged = if average { " by the average" } else { "" };
+                let averaged = if weights == EvalWeights::Ema { " by the average" } else { "" };
                 p.eval(self.position.update, &format!("{corpus}{averaged}"), &result);
             }
         }
@@ -314,89 +322,6 @@ impl Rank<'_> {
         }
         Ok(())
     }
-
-    /// Bytes sent so far over dp and tp.
-    fn traffic(&self) -> [u64; 2] {
-        self.replica.mesh.sent()
-    }
-
-    fn row(&mut self, kind: &str, fields: impl FnOnce() -> serde_json::Value) -> Result<()> {
-        let phase = self.config.phases.get(self.position.phase).map_or("", |p| p.name.as_str());
-        match &mut self.metrics {
-            Some(m) => m.write(kind, self.position.update, phase, fields()),
-            None => Ok(()),
-        }
-    }
-
-    fn describe(&mut self, launch: &Launch, start: &resume::Start, programs: &[u64]) -> Result<()> {
-        let programs: Vec<_> = programs.iter().map(|p| format!("{p:016x}")).collect();
-        let (config, mesh) = (self.config, &self.replica.mesh);
-        let model = &config.model;
-        let (dp, tp, params) = (mesh.dp.size(), mesh.tp.size(), model.params());
-        let peak = self.peak_flops * (dp * tp) as f64 / 1e12;
-        let [full, causal] = [false, true].map(|c| model.flops_per_token(config.run.seq_len, c));
-        if let Some(p) = &mut self.progress {
-            p.begin(config, launch, dp, tp, start);
-            p.flops_per_token = [full, causal];
-        }
-        if let Some(m) = &mut self.metrics {
-            m.begin(self.position.update)?;
-        }
-        self.row("run", || {
-            json!({
-                "config_hash": format!("{:016x}", config.hash()), "git": crate::GIT, "host": hostname(),
-                "ranks": dp * tp, "dp": dp, "tp": tp, "zero": config.parallel.zero, "params": params,
-                "flops_per_token_full": full, "flops_per_token_causal": causal,
-                "threads_per_rank": launch.threads_per_rank(), "peak_tflops": peak, "program_hashes": programs,
-            })
-        })
-    }
-
-    fn log_step(
-        &mut self,
-        phase: &PhaseConfig,
-        update: &Update,
-        outcome: &Outcome,
-        took: Duration,
-        data_wait: Duration,
-    ) -> Result<()> {
-        let tokens = (phase.global_batch * phase.seq_len) as f64;
-        let rate = tokens / (took + data_wait).as_secs_f64();
-        let (total, sample) = (self.position.tokens(self.config), self.position.sample(self.config));
-        let memory = self.replica.dev.arena().used();
-        let by_domain: serde_json::Map<_, _> = self
-            .domains
-            .iter()
-            .zip(outcome.vote.loss_by_domain.iter().zip(&outcome.vote.weight_by_domain))
-            .filter(|(_, (_, weight))| **weight > 0.0)
-            .map(|(d, (loss, weight))| (d.name.clone(), json!(loss / weight)))
-            .collect();
-        let terms = match update.z_loss {
-            0.0 => json!({ "ce": outcome.ce }),
-            _ => json!({ "ce": outcome.ce, "z": outcome.z }),
-        };
-        let now = self.traffic();
-        let sent = [now[0] - self.sent[0], now[1] - self.sent[1]];
-        let flops = |causal| rate * self.config.model.flops_per_token(phase.seq_len, causal);
-        let peak = self.peak_flops * self.replica.mesh.world.size() as f64;
-        self.row("step", || {
-            json!({
-                "sample": sample, "tokens": total, "loss": outcome.loss, "terms": terms,
-                "grad_norm": outcome.grad_norm, "clip": outcome.clip, "lr": update.lr,
-                "weight_sum": update.weight_sum,
-                "step_ms": took.as_secs_f64() * 1e3, "tokens_per_s": rate,
-                "data_wait_ms": data_wait.as_secs_f64() * 1e3,
-                "mfu_full": flops(false) / peak, "mfu_causal": flops(true) / peak,
-                "comm_bytes": { "dp": sent[0], "tp": sent[1] },
-                "peak_mem_gib": memory.peak_fresh as f64 / (1u64 << 30) as f64,
-                "loss_by_domain": by_domain,
-            })
-        })?;
-        if let Some(p) = &mut self.progress {
-            p.step(self.position.update, &phase.name, update, outcome, tokens, rate);
-        }
-        Ok(())
-    }
 }
 
 impl Ballot {
@@ -410,8 +335,4 @@ fn due(every: Every, update: u64, last: Instant) -> bool {
         Every::Steps(n) => update.is_multiple_of(n),
         Every::Minutes(m) => last.elapsed().as_secs_f64() >= 60.0 * m,
     }
-}
-
-fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or(String::new(), |s| s.trim().into())
 }

@@ -2,7 +2,7 @@
 //! queries, QK-norm, own head), with an odd vocabulary whose last tensor-parallel part of four is empty.
 
 use espalier::Result;
-use espalier::comm::{Mesh, run_ranks};
+use espalier::comm::{Mesh, World, run_ranks};
 use espalier::config::{Group, ModelConfig, OptimConfig, OptimKind, Positions, Precision};
 use espalier::device::{DType, Device};
 use espalier::params::{Accumulate, Init, LocalBox, ParamSpec, TensorSource};
@@ -93,6 +93,17 @@ impl Setup {
 
     /// Calls f on every rank with its replica; what they returned, by rank.
     pub fn run<R: Send>(&self, f: impl Fn(&mut Replica) -> Result<R> + Sync) -> Vec<R> {
+        let ranks = run_ranks(self.dp * self.tp, Duration::from_secs(300), |world| {
+            let mut r = self.replica(world)?;
+            let made = f(&mut r)?;
+            r.flow.settle(&mut r.params)?;
+            Ok(made)
+        });
+        ranks.unwrap_or_else(|e| panic!("dp {} tp {}: {e}", self.dp, self.tp))
+    }
+
+    /// The replica of a rank of the world. Collective.
+    pub fn replica(&self, world: World) -> Result<Replica> {
         let patterns = vec!["*.bias".into(), "*norm*".into()];
         let groups = vec![Group { patterns, weight_decay: Some(0.0), lr_scale: None }];
         let optim = OptimConfig { kind: self.kind, clip: None, groups, ema: None };
@@ -106,16 +117,11 @@ impl Setup {
             sequence_parallel: self.sequence_parallel,
             seq_len: self.seq_len,
         };
-        let ranks = run_ranks(self.dp * self.tp, Duration::from_secs(300), |world| {
-            let shard = if self.shard == 0 { self.dp } else { self.shard };
-            let mesh = Mesh::grid(world, self.tp, shard)?;
-            let mut r = Replica::new(Device::cpu(self.threads), mesh, &plan)?;
-            r.params.fill(&r.dev, &Varied)?;
-            let made = f(&mut r)?;
-            r.flow.settle(&mut r.params)?;
-            Ok(made)
-        });
-        ranks.unwrap_or_else(|e| panic!("dp {} tp {}: {e}", self.dp, self.tp))
+        let shard = if self.shard == 0 { self.dp } else { self.shard };
+        let mesh = Mesh::grid(world, self.tp, shard)?;
+        let mut r = Replica::new(Device::cpu(self.threads), mesh, &plan)?;
+        r.params.fill(&r.dev, &Varied)?;
+        Ok(r)
     }
 }
 

@@ -33,6 +33,7 @@ fn setting(path: &str) -> &'static [&'static str] {
         "optim.sgd" => &["optim.sgd={}"],
         "optim.adam" => &["optim.adam={}"],
         "optim.ema" => &["optim.ema={ decay = 0.9 }"],
+        "phase.*.batch_ramp" => &["phase.0.batch_ramp={ from = 2, by = 2, samples = 100 }"],
         "optim.group.*" => &["optim.group=[{ match = [\"*\"], lr_scale = 0.5 }]"],
         _ => &[],
     }

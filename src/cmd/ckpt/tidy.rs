@@ -1,7 +1,7 @@
 //! `ckpt merge` and `ckpt prune`.
 
 use super::{pretty, print};
-use crate::checkpoint::{list, merge, newest, prunable, remove};
+use crate::checkpoint::{Values, list, merge, newest, prunable, remove};
 use crate::train::lock;
 use crate::{Error, Result};
 use serde_json::json;
@@ -10,14 +10,17 @@ use std::path::{Path, PathBuf};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   espalier ckpt merge runs/a --out merged
-  espalier ckpt merge runs/a@500 --out merged --weights-only")]
+  espalier ckpt merge runs/a@500 --out merged --weights-only
+
+`espalier export RUN --ema` writes the moving average as a model.")]
 pub struct Merge {
     /// Run directory or checkpoint, PATH or PATH@STEP
     from: String,
     /// The directory to write; it must not be there
     #[arg(long)]
     out: PathBuf,
-    /// Leave out the optimizer's state: such a checkpoint begins runs (run.init) and resumes none
+    /// Leave out the optimizer's state, f32 masters and moving average: such a checkpoint begins runs (run.init) and
+    /// resumes none
     #[arg(long)]
     weights_only: bool,
 }
@@ -30,7 +33,14 @@ impl Merge {
         }
         from.verify()?;
         let merged = merge(&from, &self.out, !self.weights_only)?;
-        print(&format!("{}: {} bytes\n", merged.path.display(), merged.bytes))
+        let left = match self.weights_only {
+            true if from.check_values(Values::Ema).is_ok() => {
+                "; the trained weights without their moving average, which `espalier export --ema` writes"
+            }
+            true => "; the weights only",
+            false => "",
+        };
+        print(&format!("{}: {} bytes{left}\n", merged.path.display(), merged.bytes))
     }
 }
 

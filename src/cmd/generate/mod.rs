@@ -16,6 +16,9 @@ use std::time::Instant;
 pub struct Generate {
     /// Run directory or checkpoint, PATH or PATH@STEP, or a Hugging Face directory
     from: String,
+    /// The moving average of the weights (optim.ema) instead of the trained ones
+    #[arg(long)]
+    ema: bool,
     /// Text to go on with; may be given several times
     #[arg(long)]
     prompt: Vec<String>,
@@ -64,7 +67,7 @@ impl Generate {
     pub fn run(self) -> Result<()> {
         let dtype = self.check()?;
         let texts = prompts::all(&self.prompt, self.prompts.as_deref())?;
-        let model = model::open(&self.from)?;
+        let model = model::open(&self.from, self.ema)?;
         let context = self.context(&model)?;
         let mut requests = vec![];
         for (i, text) in texts.iter().enumerate() {
@@ -103,9 +106,10 @@ impl Generate {
         let seconds = began.elapsed().as_secs_f64();
         let read: usize = requests.iter().map(|r| r.tokens.len()).sum();
         eprintln!(
-            "{} tokens in {seconds:.2} s, {:.1} tokens/s, after prompts of {read} tokens",
+            "{} tokens in {seconds:.2} s, {:.1} tokens/s, after prompts of {read} tokens{}",
             totals.made,
             totals.made as f64 / seconds.max(1e-9),
+            if self.ema { "; by the average of the weights" } else { "" },
         );
         Ok(())
     }

@@ -21,11 +21,15 @@ pub struct Model {
 }
 
 /// A Hugging Face directory has a config.json; everything else is a run or a checkpoint.
-pub fn open(from: &str) -> Result<Model> {
+pub fn open(from: &str, ema: bool) -> Result<Model> {
     let dir = Path::new(from);
     let model = match dir.join("config.json").is_file() {
+        true if ema => {
+            let problem = "it has no average of the weights: it is a Hugging Face directory";
+            return Err(Error::checkpoint(dir, problem, "leave --ema out, or name a run"));
+        }
         true => hugging_face(dir)?,
-        false => checkpoint(super::super::open_checkpoint(from)?)?,
+        false => checkpoint(super::super::open_checkpoint(from)?, ema)?,
     };
     if !model.config.causal || model.config.head != Head::Lm {
         let problem = "the model sees both directions";
@@ -79,16 +83,18 @@ fn hugging_face(dir: &Path) -> Result<Model> {
     Ok(Model { config, weights: Box::new(source), tokenizer, begin, ends, path: dir.into() })
 }
 
-/// The weights that a checkpoint would go on training with.
-struct Trained(Checkpoint);
+/// The weights that a checkpoint would go on training with, or their average.
+struct Weights(Checkpoint, Values);
 
-impl TensorSource for Trained {
+impl TensorSource for Weights {
     fn read(&self, spec: &ParamSpec, b: LocalBox, out: &mut [f32]) -> Result<()> {
-        self.0.weights(Values::Master).read(spec, b, out)
+        self.0.weights(self.1).read(spec, b, out)
     }
 }
 
-fn checkpoint(checkpoint: Checkpoint) -> Result<Model> {
+fn checkpoint(checkpoint: Checkpoint, ema: bool) -> Result<Model> {
+    let values = if ema { Values::Ema } else { Values::Master };
+    checkpoint.check_values(values)?;
     let tokenizer = tokenizer(&checkpoint)?;
     let end = tokenizer.end_of_document();
     Ok(Model {
@@ -98,7 +104,7 @@ fn checkpoint(checkpoint: Checkpoint) -> Result<Model> {
         begin: end,
         ends: end.into_iter().collect(),
         path: checkpoint.path().to_path_buf(),
-        weights: Box::new(Trained(checkpoint)),
+        weights: Box::new(Weights(checkpoint, values)),
     })
 }
 

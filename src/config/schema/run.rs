@@ -212,5 +212,11 @@ pub(super) const PARALLEL: Table = Table {
             "\"keep\"",
             "What the backward computes again: nothing, what is cheap, or all but the input of each block.",
         ),
+        key(
+            "reductions",
+            Takes::Words(|| words(read::REDUCTIONS)),
+            "\"ordered\"",
+            "Who sums over ranks that are processes: this program in rank order, with the same bits whatever joins the ranks, or the MPI library as it likes.",
+        ),
     ],
 };

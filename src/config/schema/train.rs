@@ -24,7 +24,7 @@ pub(super) const OPTIM: Table = Table {
             "ema",
             Takes::Table,
             "no average",
-            "A moving average of the weights, for `eval`, `export` and `init`.",
+            "A moving average of the weights, for `eval`, `init` and commands with `--ema`.",
         ),
     ],
 };
@@ -116,7 +116,7 @@ pub(super) const PHASE: Table = Table {
             "tokens",
             whole(&read::TOKENS),
             "from `steps`",
-            "Budget; steps = ceil(tokens / (seq_len · global_batch)).",
+            "Budget; steps = ceil(tokens / (seq_len · global_batch)), with a ramp the fewest updates that have as many.",
         ),
         may(
             "mix",
@@ -155,9 +155,33 @@ pub(super) const PHASE: Table = Table {
             "`run.global_batch`",
             "Sequences of an update in this phase.",
         ),
+        may(
+            "batch_ramp",
+            Takes::Table,
+            "every update has `global_batch`",
+            "Updates that begin with few sequences and grow to `global_batch`.",
+        ),
         may("attention", ATTENTION, "`run.attention`", "What a token sees in this phase."),
         may("z_loss", Z_LOSS, "`run.z_loss`", "Coefficient of the z term in this phase."),
         may("eval", Takes::Table, "`eval` at the top", "Evaluation in this phase, or `\"none\"`."),
+    ],
+};
+
+pub(super) const PHASE_RAMP: Table = Table {
+    path: "phase.*.batch_ramp",
+    head: "batch_ramp = { .. }",
+    about: "An update before which the phase has read c samples has from + by · ⌊c K / samples⌋ sequences, \
+            K = (global_batch − from) / by, and from `samples` on `global_batch`: Megatron-LM's `--rampup-batch-size`, \
+            counted from the beginning of the phase. Learning rates go by updates, whatever their size.",
+    keys: &[
+        need("from", sizes(&read::GLOBAL_BATCH), "Sequences of the first update, below `global_batch`."),
+        need("by", sizes(&read::GLOBAL_BATCH), "So many more at a time; divides `global_batch - from`."),
+        need(
+            "samples",
+            whole(&read_phase::RAMP_SAMPLES),
+            "Sequences after which an update has `global_batch`; each smaller size lasts for the same share of them, \
+             in whole updates.",
+        ),
     ],
 };
 

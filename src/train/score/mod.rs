@@ -20,7 +20,8 @@ use super::replica::Replica;
 use super::run::Launch;
 use super::step::{MicroBatch, evaluate};
 use crate::checkpoint::Checkpoint;
-use crate::comm::{Mesh, Reduce, World, run_ranks};
+use crate::comm::{Mesh, Reduce, Setup, World, processes};
+use crate::config::EvalWeights;
 use crate::data::Corpus;
 use crate::device::{Category, DType, Device};
 use crate::signal;
@@ -45,6 +46,7 @@ pub struct Job<'a> {
     /// F32 or Bf16: what the model computes with.
     pub dtype: DType,
     pub tp: usize,
+    pub weights: EvalWeights,
     /// At least one.
     pub outputs: Vec<Output>,
     /// How often it is noted how far it is.
@@ -77,24 +79,11 @@ pub fn score(job: &Job, launch: &Launch) -> Result<Summary> {
     job.check(launch)?;
     signal::listen();
     let files = job.files()?;
-    let journal = Journal::open(&files[0], job.key())?;
-    let start = match journal.find()? {
-        Found::Same(tally) => Some(tally),
-        Found::Other => {
-            tracing::warn!("{}.journal is of another scoring and is replaced", files[0].display());
-            None
-        }
-        Found::Nothing => None,
-    };
-    if start.as_ref().is_none_or(|tally| !tally.finishing)
-        && let Some(file) = files.iter().find(|file| file.exists())
-    {
-        let remedy = "remove it or give another name";
-        return Err(Error::data(file, "is there already and would be replaced", remedy));
-    }
-    let tallies = run_ranks(launch.ranks, launch.deadline, |world| {
+    // Of several processes one writes.
+    let writer = if processes::is_first() { Some(Writer::open(job, &files)?) } else { None };
+    let ends = processes::run(launch.ranks, &Setup::new(launch.deadline), |world| {
         let abort = world.clone();
-        let done = rank_main(job, launch, &journal, start.as_ref(), world);
+        let done = rank_main(job, launch, writer.as_ref(), world);
         if let Err(e) = &done
             && !matches!(e, Error::Stopped { .. })
         {
@@ -102,15 +91,51 @@ pub fn score(job: &Job, launch: &Launch) -> Result<Summary> {
         }
         done
     })?;
-    journal.remove()?;
-    let (tally, tokens_per_s) = tallies.into_iter().flatten().next().expect("rank 0 has the tally");
+    if let Some(writer) = writer {
+        writer.journal.remove()?;
+    }
+    let [predictions, nll, rate] = ends[0];
     Ok(Summary {
         documents: job.documents.end - job.documents.start,
-        predictions: tally.predictions,
-        nll: tally.total,
+        predictions: predictions as u64,
+        nll,
         bytes: TextBytes::of(job.corpus, &job.documents)?,
-        tokens_per_s,
+        tokens_per_s: (!rate.is_nan()).then_some(rate),
     })
+}
+
+/// What the process that writes has: the journal, and how far an earlier attempt came.
+struct Writer {
+    journal: Journal,
+    start: Option<Tally>,
+}
+
+impl Writer {
+    fn open(job: &Job, files: &[PathBuf]) -> Result<Writer> {
+        let journal = Journal::open(&files[0], job.key())?;
+        let start = match journal.find()? {
+            Found::Same(tally) => Some(tally),
+            Found::Other => {
+                tracing::warn!("{}.journal is of another scoring and is replaced", files[0].display());
+                None
+            }
+            Found::Nothing => None,
+        };
+        if start.as_ref().is_none_or(|tally| !tally.finishing)
+            && let Some(file) = files.iter().find(|file| file.exists())
+        {
+            let remedy = "remove it or give another name";
+            return Err(Error::data(file, "is there already and would be replaced", remedy));
+        }
+        Ok(Writer { journal, start })
+    }
+}
+
+/// What rank 0 says, on all ranks.
+fn of_first<const N: usize>(world: &World, values: [f64; N]) -> Result<[f64; N]> {
+    let t = Tensor::from_slice(&Device::cpu(1), 1, N, &values, Category::Comm);
+    let t = world.broadcast(t, 0, "scoring")?.wait()?;
+    Ok(std::array::from_fn(|i| t.data::<f64>()[i]))
 }
 
 impl Job<'_> {
@@ -119,6 +144,7 @@ impl Job<'_> {
             |key: &str, problem: String, remedy: &str| Err(Error::config("score", key, problem, remedy));
         let Windows { seq_len, stride, rows } = self.windows;
         fits::launch("score", self.checkpoint, launch, self.tp, seq_len)?;
+        self.checkpoint.check_values(self.weights.into())?;
         if stride == 0 || stride > seq_len {
             let problem = format!("windows of {seq_len} tokens begin {stride} apart");
             return refuse("--stride", problem, "give 1 up to --seq-len");
@@ -153,6 +179,7 @@ impl Job<'_> {
         json!({
             "version": 1, "checkpoint": format!("{:016x}", xxh3_64(&manifest)),
             "corpus": format!("{:016x}", self.corpus.hash()), "dtype": self.dtype.name(),
+            "weights": self.weights.name(),
             "seq_len": seq_len, "stride": stride, "rows": rows,
             "documents": [self.documents.start, self.documents.end],
             "outputs": self.outputs.iter().map(|o| format!("{o:?}")).collect::<Vec<_>>(),
@@ -160,24 +187,24 @@ impl Job<'_> {
     }
 }
 
-/// One rank's side; rank 0 returns the tally and how fast it went.
-fn rank_main(
-    job: &Job,
-    launch: &Launch,
-    journal: &Journal,
-    start: Option<&Tally>,
-    world: World,
-) -> Result<Option<(Tally, Option<f64>)>> {
+/// One rank's side; returns predictions, their −log p, and predictions a second (NaN for none), of all ranks.
+fn rank_main(job: &Job, launch: &Launch, writer: Option<&Writer>, world: World) -> Result<[f64; 3]> {
     let mesh = Mesh::new(world, job.tp)?;
     let documents = job.documents.clone();
+    let writer = writer.filter(|_| mesh.world.rank() == 0);
+    let start = writer.and_then(|w| w.start.as_ref());
+    let place = start.map_or(Place { document: job.documents.start, made: 0 }, |tally| tally.place);
+    // Exact below 2⁵³.
+    let [document, made] = of_first(&mesh.world, [place.document, place.made].map(|n| n as f64))?;
+    let place = Place { document: document as u64, made: made as u64 };
     let mut sink = match (mesh.world.rank(), start) {
         (0, None) => Some(Sink::create(job.corpus, documents, &job.outputs)?),
         (0, Some(tally)) => Some(Sink::resume(job.corpus, documents, &job.outputs, tally)?),
         _ => None,
     };
     let dev = Device::cpu(launch.threads_per_rank());
-    let mut r = Replica::of_checkpoint(job.checkpoint, job.dtype, job.windows.seq_len, dev, mesh)?;
-    let place = start.map_or(Place { document: job.documents.start, made: 0 }, |tally| tally.place);
+    let mut r =
+        Replica::of_checkpoint(job.checkpoint, job.weights, job.dtype, job.windows.seq_len, dev, mesh)?;
     let mut cutter = Cutter::new(job.corpus, job.windows, place, job.documents.end);
     let mut pace = Pace::new(job, start)?;
     let mut saved = Instant::now();
@@ -196,7 +223,7 @@ fn rank_main(
             }
         }
         let stop = stop(&r, signal::asked_to_stop())?;
-        if let Some(sink) = &mut sink
+        if let (Some(sink), Some(Writer { journal, .. })) = (&mut sink, writer)
             && (stop || saved.elapsed() >= job.save_every)
         {
             job.corpus.unchanged()?;
@@ -208,17 +235,19 @@ fn rank_main(
             return Err(Error::Stopped { what: format!("scoring at document {}", cutter.place().document) });
         }
     }
-    let Some(mut sink) = sink else { return Ok(None) };
-    let rate = pace.rate(&sink.tally);
-    if !sink.tally.finishing {
-        job.corpus.unchanged()?;
-        sink.end()?;
-        sink.sync()?;
-        journal.write(&sink.tally)?;
+    let mut end = [0.0; 3];
+    if let (Some(mut sink), Some(Writer { journal, .. })) = (sink, writer) {
+        let rate = pace.rate(&sink.tally);
+        if !sink.tally.finishing {
+            job.corpus.unchanged()?;
+            sink.end()?;
+            sink.sync()?;
+            journal.write(&sink.tally)?;
+        }
+        end = [sink.tally.predictions as f64, sink.tally.total, rate.unwrap_or(f64::NAN)];
+        sink.finish()?;
     }
-    let tally = sink.tally.clone();
-    sink.finish()?;
-    Ok(Some((tally, rate)))
+    of_first(&r.mesh.world, end)
 }
 
 /// The losses of the round's batches, by dp rank; empty where tp rank is not 0. Collective over dp and tp.

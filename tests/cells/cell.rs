@@ -1,0 +1,79 @@
+//! A cell: one way to spread a run over ranks, and how it is trained.
+
+use espalier::params::Accumulate;
+use espalier::tape::Recompute;
+
+/// Of both models: heads 8 and 4; 4 key-value heads of the Llama.
+const MOST_TP: usize = 4;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cell {
+    pub dp: usize,
+    pub tp: usize,
+    /// Data-parallel ranks of a shard group.
+    pub shard: usize,
+    pub zero: u8,
+    /// Micro-batches of a rank in an update.
+    pub micro: usize,
+    pub accumulate: Accumulate,
+    pub recompute: Recompute,
+    /// Llama by AdamW, else GPT-2 by SGD.
+    pub llama: bool,
+}
+
+impl Cell {
+    /// The values that a pairwise cover pairs.
+    pub fn factors(&self) -> [usize; 7] {
+        [
+            self.tp,
+            self.dp / self.shard,
+            self.zero.into(),
+            self.micro,
+            usize::from(self.accumulate == Accumulate::Sharded),
+            usize::from(self.recompute == Recompute::Full),
+            usize::from(self.llama),
+        ]
+    }
+
+    pub fn name(&self) -> String {
+        let Cell { dp, tp, shard, zero, micro, .. } = self;
+        let sums = if self.accumulate == Accumulate::Sharded { " sharded" } else { "" };
+        let full = if self.recompute == Recompute::Full { " full" } else { "" };
+        let model = if self.llama { "llama-adamw" } else { "gpt2-sgd" };
+        format!("{}x{shard}x{tp} zero{zero} micro{micro}{sums}{full} {model}", dp / shard)
+    }
+
+    /// Of cells with the same, the results have the same bits: they differ in the ZeRO stage only (and recompute, which
+    /// changes no bits).
+    pub fn twin(&self) -> Cell {
+        // Without ZeRO nothing is split, and the order of sums is that of one shard group.
+        Cell { zero: 0, recompute: Recompute::Keep, ..*self }
+    }
+}
+
+/// All cells that a run file may ask for, on this many ranks.
+pub fn legal(ranks: usize) -> Vec<Cell> {
+    let divisors = |n: usize| (1..=n).filter(move |d| n.is_multiple_of(*d));
+    let mut cells = vec![];
+    for tp in divisors(ranks).filter(|tp| *tp <= MOST_TP && tp.is_power_of_two()) {
+        let dp = ranks / tp;
+        for shard in divisors(dp).filter(|s| *s > 1 || dp == 1) {
+            for zero in 0..=3 {
+                for micro in [1, 4] {
+                    for accumulate in [Accumulate::Local, Accumulate::Sharded] {
+                        for recompute in [Recompute::Keep, Recompute::Full] {
+                            for llama in [true, false] {
+                                let cell = Cell { dp, tp, shard, zero, micro, accumulate, recompute, llama };
+                                let sharded = accumulate == Accumulate::Sharded;
+                                if (zero > 0 || shard == dp) && (zero >= 2 || !sharded) {
+                                    cells.push(cell);
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+    cells
+}

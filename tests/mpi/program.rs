@@ -1,0 +1,168 @@
+//! The program itself under a launcher: runs, refusals, and what is said once.
+
+use super::launcher::{Ended, is_open_mpi, run, wait};
+use espalier::data::build_bytes;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tempfile::TempDir;
+
+const ESPALIER: &str = env!("CARGO_BIN_EXE_espalier");
+
+const RUN: &str = r#"
+schema = 1
+eval = { on = ["text:heldout"], every = "2 steps", tokens = 500 }
+checkpoint = { every = "3 steps" }
+[run]
+dir = "run"
+seed = 1
+seq_len = 32
+global_batch = 8
+[model]
+preset = "llama-tiny"
+layers = 2
+dim = 32
+heads = 4
+kv_heads = 4
+ffn_dim = 64
+vocab = 257
+[data]
+text = { path = "corpus", holdout = 0.3 }
+[[phase]]
+name = "only"
+steps = 5
+mix = { text = 1.0 }
+lr = [{ kind = "const", to = 1e-3 }]
+"#;
+
+fn workplace() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/text");
+    let files: Vec<PathBuf> =
+        ["1821-Monroe-1.txt", "1829-Jackson-1.txt"].iter().map(|f| text.join(f)).collect();
+    build_bytes(&files, &dir.path().join("corpus")).unwrap();
+    std::fs::write(dir.path().join("run.toml"), RUN).unwrap();
+    dir
+}
+
+fn alone(dir: &Path, args: &[&str]) -> Ended {
+    let mut command = Command::new(ESPALIER);
+    command.env_clear().current_dir(dir).args(args);
+    wait(command)
+}
+
+fn lines(dir: &Path, run: &str, kind: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(dir.join(run).join("metrics.jsonl")).unwrap();
+    let rows = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+    rows.filter(|r| r["kind"] == kind)
+        .map(|r| {
+            format!(
+                "{} {} {} {} {}",
+                r["loss"], r["grad_norm"], r["comm_bytes"], r["nll_token"], r["program_hashes"]
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn a_run_has_the_bits_of_one_whose_ranks_are_threads() {
+    let dir = workplace();
+    for (ranks, set) in [(2, ["parallel.tp=1", "parallel.zero=1"]), (4, ["parallel.tp=2", "parallel.zero=0"])]
+    {
+        let args = |name: &str| {
+            let set = set.iter().flat_map(|s| ["--set".to_string(), s.to_string()]);
+            let start = ["train", "run.toml", "--threads", "1", "--set"].map(String::from);
+            start.into_iter().chain([format!("run.dir={name}")]).chain(set).collect::<Vec<_>>()
+        };
+        let own = |args: &[String]| args.iter().map(|a| a.as_str().to_owned()).collect::<Vec<String>>();
+        let names = [format!("threads{ranks}"), format!("mpi{ranks}")];
+        let mut threads = own(&args(&names[0]));
+        threads.extend(["--ranks".into(), ranks.to_string()]);
+        let threads: Vec<&str> = threads.iter().map(String::as_str).collect();
+        let e = alone(dir.path(), &threads);
+        assert_eq!(e.code, Some(0), "{}", e.stderr);
+        let mpi = args(&names[1]);
+        let mpi: Vec<&str> = mpi.iter().map(String::as_str).collect();
+        let e = run(ranks, dir.path(), ESPALIER, &mpi, &[]);
+        assert_eq!(e.code, Some(0), "{}", e.stderr);
+        assert_eq!(e.stderr.matches("new run").count(), 1, "{}", e.stderr);
+        for kind in ["step", "eval"] {
+            let [want, got] = [0, 1].map(|i| lines(dir.path(), &names[i], kind));
+            assert!(!want.is_empty());
+            assert_eq!(got, want, "{kind} rows of {ranks} ranks");
+        }
+        let [a, b] = [0, 1].map(|i| format!("{}@5", names[i]));
+        let e = alone(dir.path(), &["ckpt", "diff", &a, &b]);
+        assert_eq!(e.code, Some(0), "{}{}", e.stdout, e.stderr);
+        // Scored and evaluated by processes as by one.
+        let evaluated = run(ranks, dir.path(), ESPALIER, &["eval", &names[0], "--json"], &[]);
+        assert_eq!(evaluated.code, Some(0), "{}", evaluated.stderr);
+        assert_eq!(evaluated.stdout.matches("\"nll_token\"").count(), 1, "{}", evaluated.stdout);
+        let file = |i: usize| dir.path().join(format!("{i}-of-{ranks}.jsonl"));
+        let to = [0, 1].map(|i| format!("jsonl:{}", file(i).display()));
+        let e = alone(dir.path(), &["score", &names[0], "corpus", "--as", &to[0], "--threads", "1"]);
+        assert_eq!(e.code, Some(0), "{}", e.stderr);
+        let e = run(
+            ranks,
+            dir.path(),
+            ESPALIER,
+            &["score", &names[0], "corpus", "--as", &to[1], "--threads", "1"],
+            &[],
+        );
+        assert_eq!(e.code, Some(0), "{}", e.stderr);
+        assert_eq!(e.stdout.matches("predictions").count(), 1, "{}", e.stdout);
+        assert!(
+            std::fs::read(file(0)).unwrap() == std::fs::read(file(1)).unwrap(),
+            "scores of {ranks} ranks"
+        );
+    }
+}
+
+#[test]
+fn what_all_ranks_find_is_said_once() {
+    let dir = workplace();
+    std::fs::write(dir.path().join("bad.toml"), RUN.replace("steps = 5", "stepz = 5")).unwrap();
+    let cases: [(&[&str], &str); 4] = [
+        (&["train", "bad.toml"], "stepz"),
+        (&["train", "nothere.toml"], "nothere.toml"),
+        (&["train", "run.toml", "--ranks", "3"], "--ranks 3 where a launcher started 3 processes"),
+        (&["ckpt", "inspect", "run"], "this command runs as one"),
+    ];
+    for (args, says) in cases {
+        let e = run(3, dir.path(), ESPALIER, args, &[]);
+        assert_eq!(e.code, Some(2), "{args:?}: {}", e.stderr);
+        let said = e.said();
+        assert!(said.len() == 1 && said[0].contains(says), "{args:?}: {}", e.stderr);
+    }
+    let e = run(3, dir.path(), ESPALIER, &["train", "--nope"], &[]);
+    assert_eq!((e.code, e.stderr.matches("unexpected argument").count()), (Some(2), 1), "{}", e.stderr);
+    let e = run(3, dir.path(), ESPALIER, &["train", "run.toml", "--dry-run"], &[]);
+    assert_eq!(
+        (e.code, e.stdout.matches("memory of a rank").count()),
+        (Some(0), 1),
+        "{}{}",
+        e.stdout,
+        e.stderr
+    );
+}
+
+#[test]
+fn a_world_of_one_where_the_launcher_announces_more_is_refused_by_both_names() {
+    let dir = workplace();
+    let announced = match is_open_mpi() {
+        true => [("PMI_SIZE", "2"), ("PMI_RANK", "0")],
+        false => [("OMPI_COMM_WORLD_SIZE", "2"), ("OMPI_COMM_WORLD_RANK", "0")],
+    };
+    for rank in ["0", "1"] {
+        let mut command = Command::new(ESPALIER);
+        command.current_dir(dir.path()).args(["train", "run.toml"]).envs(announced).env(announced[1].0, rank);
+        let e = wait(command);
+        assert_eq!(e.code, Some(2), "{}", e.stderr);
+        let said = e.said();
+        // The others of such a world are alone too; the first speaks for them.
+        assert_eq!(said.len(), (rank == "0") as usize, "{}", e.stderr);
+        let library = espalier::comm::mpi::library();
+        for part in [announced[0].0, "=2", "a world of 1", &library] {
+            assert!(said.iter().all(|s| s.contains(part)), "no {part:?} in {said:?}");
+        }
+    }
+}
