@@ -1,5 +1,8 @@
 //! What `--dry-run` says against what a run does: the arena's book-keeping exactly, the process's memory within 10 %.
 
+#[path = "plan/tensor.rs"]
+mod tensor;
+
 use espalier::comm::{Mesh, run_ranks};
 use espalier::config::RunConfig;
 use espalier::device::{Category, DType, Device, arena::MemoryUse};
