@@ -85,9 +85,10 @@ fn with_replica<R: Send>(case: &str, kind: OptimKind, f: impl Fn(&mut Replica) -
             recompute: Recompute::Cheap,
             zero: 0,
             accumulate: Accumulate::Local,
+            sequence_parallel: false,
             seq_len: 96,
         };
-        let mut r = Replica::new(Device::cpu(2), Mesh::new(world, 1)?, &plan);
+        let mut r = Replica::new(Device::cpu(2), Mesh::new(world, 1)?, &plan)?;
         r.params.fill(&r.dev, &source)?;
         Ok(f(&mut r))
     });
@@ -253,9 +254,10 @@ fn minilm_weights_give_the_hidden_states_of_transformers() {
         recompute: Recompute::Keep,
         zero: 0,
         accumulate: Accumulate::Local,
+        sequence_parallel: false,
         seq_len: 64,
     };
-    let mut r = Replica::new(Device::cpu(2), Mesh::solo(), &plan);
+    let mut r = Replica::new(Device::cpu(2), Mesh::solo(), &plan).expect("a replica");
     r.params.fill(&r.dev, &source).expect("weights");
     let got = hidden(&mut r, &Seq::packed(&ids, &lengths));
     let want = golden.get("hidden");
@@ -277,9 +279,10 @@ fn bf16_training_follows_f32_within_what_its_eight_bits_allow() {
             recompute: Recompute::Cheap,
             zero: 0,
             accumulate: Accumulate::Local,
+            sequence_parallel: false,
             seq_len: 96,
         };
-        let mut r = Replica::new(Device::cpu(2), Mesh::solo(), &plan);
+        let mut r = Replica::new(Device::cpu(2), Mesh::solo(), &plan).expect("a replica");
         r.params.fill(&r.dev, &source).expect("weights");
         let mut worst = 0.0f64;
         for (i, want) in golden.get("adamw_losses").iter().enumerate() {

@@ -186,7 +186,7 @@ fn cases(dev: &Device) -> Vec<Case> {
     for split in [true, false] {
         all.push(Case::new(dev, "ColumnLinear", &[(N, 5)], |u| {
             let (w, bias) = (matrix(u, "w", 7, 5), vector(u, "b", 7));
-            let op = move || ColumnLinear { w, bias: Some(bias), split };
+            let op = move || ColumnLinear { w, bias: Some(bias), split, parts: 1 };
             Box::new(move |t, cx, x| {
                 let ([a], [b]) = (t.push(cx, op(), x)?, t.push(cx, op(), x)?);
                 Ok(vec![a, b])

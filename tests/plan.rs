@@ -1,5 +1,8 @@
 //! What `--dry-run` says against what a run does: the arena's book-keeping exactly, the process's memory within 10 %.
 
+#[path = "plan/tensor.rs"]
+mod tensor;
+
 use espalier::comm::{Mesh, run_ranks};
 use espalier::config::RunConfig;
 use espalier::device::{Category, DType, Device, arena::MemoryUse};
@@ -58,7 +61,7 @@ fn real(config: &RunConfig, ranks: usize) -> Vec<(MemoryUse, [u64; 3])> {
         let dp = world.size() / config.parallel.tp;
         let mesh = Mesh::grid(world, config.parallel.tp, config.parallel.shard_size(dp))?;
         let before = mesh.world.traffic();
-        let mut r = Replica::new(Device::cpu(1), mesh, &plan(config));
+        let mut r = Replica::new(Device::cpu(1), mesh, &plan(config))?;
         r.params.fill(&r.dev, &RandomInit { seed: 1 })?;
         let phase = &config.phases[0];
         let dp = (r.mesh.dp.rank(), r.mesh.dp.size());

@@ -225,7 +225,7 @@ fn rewrite(from: &Run, tp: usize, zero: u8, to: &Run) {
     let checkpoint = Checkpoint::open(&from.checkpoint(20)).expect("a checkpoint");
     let start = Start::Resume(Box::new(checkpoint), Position { update: 20, phase: 0, phase_step: 20 });
     let done = run_ranks(2, Duration::from_secs(60), |world| {
-        let mut r = Replica::new(Device::cpu(1), Mesh::new(world, tp)?, &run::plan(&read));
+        let mut r = Replica::new(Device::cpu(1), Mesh::new(world, tp)?, &run::plan(&read))?;
         let position = resume::load(&read, &start, &mut r)?;
         resume::save(
             &write,

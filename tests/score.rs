@@ -145,8 +145,9 @@ impl Site {
             zero: 0,
             seq_len: SEQ_LEN,
             accumulate: espalier::params::Accumulate::Local,
+            sequence_parallel: false,
         };
-        let mut r = Replica::new(Device::cpu(1), Mesh::solo(), &plan);
+        let mut r = Replica::new(Device::cpu(1), Mesh::solo(), &plan).unwrap();
         self.checkpoint.load_weights(&r.dev, &mut r.params, Values::Stored).unwrap();
         r
     }
@@ -465,7 +466,7 @@ fn what_cannot_be_scored_is_refused_before_anything_is_written() {
             &|job| job.documents.end += 1,
             "holds none or too many; the corpus has the documents 0..",
         ),
-        ("--tp", &|job| job.tp = 4, "4 does not divide the model's kv_heads: 2"),
+        ("--tp", &|job| job.tp = 3, "3 does not divide the model's heads: 4"),
         ("--ranks", &|job| job.tp = 2, "it is 1, of which --tp 2 is no divisor"),
     ];
     let before = std::fs::read_dir(site.folder.path()).unwrap().count();

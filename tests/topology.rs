@@ -17,9 +17,9 @@ mod withheld;
 use espalier::config::{ModelConfig, OptimKind, Positions, Precision};
 use espalier::device::DType;
 use espalier::params::Accumulate;
-use espalier::tape::At;
+use espalier::tape::{At, Recompute};
 use espalier::train::corpora::weight_sum;
-use espalier::train::step::{MicroBatch, Terms, Update, forward_backward, step};
+use espalier::train::step::{MicroBatch, Terms, Update, evaluate, forward_backward, step};
 use espalier::train::vote::Ballot;
 use gather::{Part, all_gradients, all_weights};
 use replica::{SEQ_LEN, Setup, VOCAB, gpt2, llama};
@@ -41,19 +41,31 @@ struct Topology {
     micro_batches: usize,
     zero: u8,
     accumulate: Accumulate,
+    sequence_parallel: bool,
+    recompute: Recompute,
 }
 
 const fn topology(dp: usize, tp: usize, micro_batches: usize, zero: u8) -> Topology {
-    Topology { dp, tp, shard: dp, micro_batches, zero, accumulate: Accumulate::Local }
+    let (accumulate, recompute) = (Accumulate::Local, Recompute::Keep);
+    Topology { dp, tp, shard: dp, micro_batches, zero, accumulate, sequence_parallel: false, recompute }
 }
 
 const fn sharded(t: Topology) -> Topology {
     Topology { accumulate: Accumulate::Sharded, ..t }
 }
 
+/// With sequence parallelism.
+const fn sequence(t: Topology) -> Topology {
+    Topology { sequence_parallel: true, ..t }
+}
+
+const fn full(t: Topology) -> Topology {
+    Topology { recompute: Recompute::Full, ..t }
+}
+
 const ONE: Topology = topology(1, 1, 1, 0);
 
-const TOPOLOGIES: [Topology; 20] = [
+const TOPOLOGIES: [Topology; 31] = [
     topology(1, 1, 2, 0),
     topology(1, 1, 4, 1),
     topology(2, 1, 1, 0),
@@ -74,6 +86,27 @@ const TOPOLOGIES: [Topology; 20] = [
     Topology { shard: 2, ..topology(4, 1, 2, 1) },
     Topology { shard: 2, ..topology(4, 2, 1, 3) },
     Topology { shard: 2, ..sharded(topology(4, 1, 2, 3)) },
+    sequence(topology(1, 2, 1, 0)),
+    sequence(topology(1, 4, 2, 1)),
+    sequence(topology(2, 2, 2, 1)),
+    sequence(topology(2, 2, 1, 3)),
+    sequence(topology(2, 4, 1, 1)),
+    sequence(topology(2, 4, 2, 3)),
+    sequence(full(topology(1, 2, 2, 1))),
+    sequence(full(topology(2, 4, 1, 3))),
+    sequence(Topology { recompute: Recompute::Cheap, ..topology(2, 2, 1, 1) }),
+    sequence(sharded(topology(2, 2, 2, 3))),
+    full(topology(2, 2, 2, 3)),
+];
+
+/// For models with fewer kv heads than ranks of tp.
+const OF_KV_COPIES: [Topology; 6] = [
+    topology(1, 4, 1, 0),
+    topology(1, 4, 2, 1),
+    topology(2, 4, 1, 3),
+    sequence(topology(1, 4, 1, 0)),
+    sequence(full(topology(2, 4, 2, 1))),
+    sequence(sharded(topology(2, 4, 2, 3))),
 ];
 
 /// What a run left, the same for all ranks.
@@ -91,8 +124,9 @@ struct Seen {
 }
 
 fn setup(model: &ModelConfig, topology: Topology) -> Setup {
-    let Topology { dp, tp, shard, zero, accumulate, .. } = topology;
-    Setup { dp, tp, shard, zero, accumulate, ..Setup::solo(model.clone()) }
+    let Topology { dp, tp, shard, zero, accumulate, sequence_parallel, recompute, .. } = topology;
+    let base = Setup::solo(model.clone());
+    Setup { dp, tp, shard, zero, accumulate, sequence_parallel, recompute, ..base }
 }
 
 /// What rank `dp.0` of `dp.1` sees of an update.
@@ -197,9 +231,14 @@ fn check_gradients(model: &ModelConfig, got: &[Whole], wants: &[Whole], bound: f
     }
 }
 
-fn every_topology_trains_like_one_rank(model: ModelConfig, kind: OptimKind, lr: f64) {
+fn every_topology_trains_like_one_rank(
+    model: ModelConfig,
+    kind: OptimKind,
+    lr: f64,
+    topologies: &[Topology],
+) {
     let want = train(&model, kind, (20, lr), ONE);
-    for topology in TOPOLOGIES {
+    for &topology in topologies {
         let got = train(&model, kind, (20, lr), topology);
         let (loss, norm) = (relative(&got.losses, &want.losses), relative(&got.norms, &want.norms));
         println!("{topology:?}: losses {loss:.1e}, norms {norm:.1e}");
@@ -220,22 +259,33 @@ fn every_topology_trains_like_one_rank(model: ModelConfig, kind: OptimKind, lr: 
 
 #[test]
 fn every_topology_trains_gpt2_by_adamw_like_one_rank() {
-    every_topology_trains_like_one_rank(gpt2(), adamw(), 3e-4);
+    every_topology_trains_like_one_rank(gpt2(), adamw(), 3e-4, &TOPOLOGIES);
 }
 
 #[test]
 fn every_topology_trains_gpt2_by_sgd_like_one_rank() {
-    every_topology_trains_like_one_rank(gpt2(), sgd(), 0.1);
+    every_topology_trains_like_one_rank(gpt2(), sgd(), 0.1, &TOPOLOGIES);
 }
 
 #[test]
 fn every_topology_trains_llama_by_adamw_like_one_rank() {
-    every_topology_trains_like_one_rank(llama(), adamw(), 3e-4);
+    every_topology_trains_like_one_rank(llama(), adamw(), 3e-4, &TOPOLOGIES);
 }
 
 #[test]
 fn every_topology_trains_llama_by_sgd_like_one_rank() {
-    every_topology_trains_like_one_rank(llama(), sgd(), 0.1);
+    every_topology_trains_like_one_rank(llama(), sgd(), 0.1, &TOPOLOGIES);
+}
+
+/// Of 8 q heads; with biases, and QK-norms, whose gradients are sums over heads.
+fn few_kv_heads(kv_heads: usize) -> ModelConfig {
+    ModelConfig { kv_heads, qkv_bias: true, ..llama() }
+}
+
+#[test]
+fn a_kv_head_on_several_ranks_trains_like_one_on_one() {
+    every_topology_trains_like_one_rank(few_kv_heads(1), adamw(), 3e-4, &OF_KV_COPIES);
+    every_topology_trains_like_one_rank(few_kv_heads(2), sgd(), 0.1, &OF_KV_COPIES);
 }
 
 fn assert_same_training(a: &Trace, b: &Trace, case: &str) {
@@ -263,6 +313,33 @@ fn all_zero_stages_give_the_same_bits() {
         let [one, two, three] = [1, 2, 3].map(|zero| train(&model, kind, (5, 3e-4), replicated(zero)));
         assert_same_training(&one, &two, "two replicas of two shards, zero 1 and 2");
         assert_same_training(&one, &three, "two replicas of two shards, zero 1 and 3");
+    }
+}
+
+#[test]
+fn recomputing_gives_the_same_bits_with_sequence_parallelism() {
+    for model in [gpt2(), llama(), few_kv_heads(1)] {
+        let run = |recompute| {
+            train(&model, adamw(), (5, 3e-4), sequence(Topology { recompute, ..topology(2, 4, 2, 3) }))
+        };
+        let keep = run(Recompute::Keep);
+        for recompute in [Recompute::Cheap, Recompute::Full] {
+            assert_same_training(&run(recompute), &keep, &format!("{recompute:?}"));
+        }
+    }
+}
+
+/// 47 tokens do not split over 4 ranks, and an evaluation keeps nothing that would be worth splitting.
+#[test]
+fn an_evaluation_takes_rows_that_sequence_parallelism_could_not_split() {
+    let batch = batch::rows(0, 0, 1, SEQ_LEN - 1, VOCAB);
+    for model in [gpt2(), few_kv_heads(1)] {
+        let losses = |t: Topology| {
+            let nll = setup(&model, t).run(|r| evaluate(r, &batch, At::default())).remove(0);
+            nll.into_iter().map(f64::from).collect::<Vec<_>>()
+        };
+        let gap = gap(&losses(sequence(topology(1, 4, 1, 0))), &losses(ONE));
+        assert!(gap <= 1e-5, "losses are off by {gap:e}");
     }
 }
 
@@ -298,6 +375,13 @@ fn in_f64_the_gradients_of_every_topology_are_those_of_one_rank() {
         let want = gradients(&model, ONE);
         for topology in TOPOLOGIES {
             let case = format!("f64, {topology:?}");
+            check_gradients(&model, &gradients(&model, topology), &want, 1e-14, &case);
+        }
+    }
+    for model in [1, 2].map(few_kv_heads) {
+        let want = gradients(&model, ONE);
+        for topology in OF_KV_COPIES {
+            let case = format!("f64, {} kv heads, {topology:?}", model.kv_heads);
             check_gradients(&model, &gradients(&model, topology), &want, 1e-14, &case);
         }
     }

@@ -412,7 +412,7 @@ fn a_run_counts_its_targets_as_the_side_stream_says() {
     let all = windows * SEQ_LEN;
     let (config, seen) = run(folder.path(), "still", "loss", (steps, 1e-30), 1);
     let plan = plan(&config);
-    let mut r = Replica::new(Device::cpu(1), Mesh::solo(), &plan);
+    let mut r = Replica::new(Device::cpu(1), Mesh::solo(), &plan).expect("a replica");
     r.params.fill(&r.dev, &RandomInit { seed: 7 }).expect("filled");
     let by_window: Vec<(f64, f64)> = (0..windows)
         .map(|w| {

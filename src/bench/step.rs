@@ -150,9 +150,17 @@ pub fn run(what: &Step) -> Result<serde_json::Value> {
     let kind = OptimKind::AdamW { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1, moments: Precision::F32 };
     let optim = OptimConfig { kind, clip: None, groups: vec![no_decay], ema: None };
     let began = Instant::now();
-    let accumulate = Accumulate::Local;
-    let plan = Plan { model: &c, optim: &optim, dtype, recompute, zero: 0, accumulate, seq_len };
-    let mut r = Replica::new(Device::cpu(threads), Mesh::solo(), &plan);
+    let plan = Plan {
+        model: &c,
+        optim: &optim,
+        dtype,
+        recompute,
+        zero: 0,
+        accumulate: Accumulate::Local,
+        sequence_parallel: false,
+        seq_len,
+    };
+    let mut r = Replica::new(Device::cpu(threads), Mesh::solo(), &plan)?;
     r.params.fill(&r.dev, &RandomInit { seed: 0 })?;
     let init_s = began.elapsed().as_secs_f64();
 

@@ -13,7 +13,7 @@ use super::manifest::{FORMAT_VERSION, FileEntry, MANIFEST, Manifest, Meta, Topol
 use super::piece::{Kind, Outgoing};
 use crate::device::DType;
 use crate::optim::Optimizer;
-use crate::params::{Dp, Params, Shard, Unit};
+use crate::params::{Dp, Params, Unit};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -84,7 +84,7 @@ impl SaveState<'_> {
     }
 
     /// What this rank updates; of what several ranks update, the first writes it: replicas, all dp ranks without ZeRO,
-    /// and all tp ranks of a tensor that each of them holds.
+    /// and the tp ranks that hold the same.
     fn pieces<'a>(
         &self,
         kind: Kind,
@@ -93,12 +93,12 @@ impl SaveState<'_> {
     where
         Self: 'a,
     {
-        let Self { params, tp, dp, .. } = *self;
+        let Self { params, dp, .. } = *self;
         let mut out = vec![];
         for (i, u) in params.units.iter().enumerate() {
             let shared = u.slice == (0..u.len) && dp.rank != 0;
             let Some(buffer) = buffer(i, u).filter(|_| dp.replica.0 == 0 && !shared) else { continue };
-            let ours = u.params.iter().filter(|p| p.spec.shard != Shard::Replicated || tp.0 == 0);
+            let ours = u.params.iter().filter(|p| p.first);
             out.extend(ours.filter_map(|p| {
                 Outgoing::new(kind, (&p.spec, p.local, p.range()), &u.slice, buffer.clone(), self.rank())
             }));

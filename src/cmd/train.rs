@@ -45,7 +45,7 @@ pub struct Train {
 impl Train {
     /// Whether it does more than say what it would do.
     pub fn trains(&self) -> bool {
-        !self.dry_run
+        !self.dry_run && self.replay.is_none()
     }
 
     pub fn run(self) -> Result<()> {

@@ -22,6 +22,10 @@ pub struct Mesh {
     pub shard: Arc<dyn Comm>,
     /// The ranks of dp that keep the same part of it.
     pub replicate: Arc<dyn Comm>,
+    /// The ranks of tp that hold the same kv heads (`with_kv_copies`).
+    pub kv: Arc<dyn Comm>,
+    /// The world of a mesh without peers.
+    pretended: Option<Arc<Solo>>,
 }
 
 impl Mesh {
@@ -56,11 +60,23 @@ impl Mesh {
         let dp = world.split(tp_rank, dp_rank, "dp")?;
         let tp = world.split(dp_rank, tp_rank, "tp")?;
         if shard == all {
-            return Ok(Mesh { world, tp, shard: dp.clone(), dp, replicate: Arc::new(Solo::new()) });
+            let (replicate, kv) = (alone(), alone());
+            return Ok(Mesh { world, tp, shard: dp.clone(), dp, replicate, kv, pretended: None });
         }
         let replicas = dp.split(dp_rank % shard, dp_rank / shard, "replicate")?;
         let shard = dp.split(dp_rank / shard, dp_rank % shard, "shard")?;
-        Ok(Mesh { world, dp, tp, shard, replicate: replicas })
+        Ok(Mesh { world, dp, tp, shard, replicate: replicas, kv: alone(), pretended: None })
+    }
+
+    /// The same with groups of `copies` neighbours of tp. Every rank of tp must call it.
+    pub fn with_kv_copies(self, copies: usize) -> Result<Mesh> {
+        let (group, rank) = (self.tp.rank() / copies, self.tp.rank() % copies);
+        let kv: Arc<dyn Comm> = match (copies, &self.pretended) {
+            (1, _) => alone(),
+            (_, Some(world)) => Arc::new(world.pretend_part(rank, copies, "kv")),
+            (_, None) => self.tp.split(group, rank, "kv")?,
+        };
+        Ok(Mesh { kv, ..self })
     }
 
     /// One rank.
@@ -85,7 +101,7 @@ impl Mesh {
         tp: usize,
         staging: Option<Staging>,
     ) -> Mesh {
-        let world = Solo::pretend(rank, dp * tp, "world").staged(staging);
+        let world = Arc::new(Solo::pretend(rank, dp * tp, "world").staged(staging));
         let dp_rank = rank / tp;
         let part = |rank, size, axis| Arc::new(world.pretend_part(rank, size, axis)) as Arc<dyn Comm>;
         let whole = part(dp_rank, dp, "dp");
@@ -94,20 +110,24 @@ impl Mesh {
             false => (part(dp_rank % shard, shard, "shard"), part(dp_rank / shard, dp / shard, "replicate")),
         };
         let tp = part(rank % tp, tp, "tp");
-        Mesh { world: Arc::new(world), dp: whole, tp, shard, replicate }
+        Mesh { world: world.clone(), dp: whole, tp, shard, replicate, kv: alone(), pretended: Some(world) }
     }
 
     /// Where the time of this rank's collectives went, in all groups.
     pub fn spent(&self) -> Spent {
         let shard = if Arc::ptr_eq(&self.dp, &self.shard) { Spent::default() } else { self.shard.spent() };
-        let others = [&self.world, &self.dp, &self.tp, &self.replicate].map(|c| c.spent());
+        let others = [&self.world, &self.dp, &self.tp, &self.replicate, &self.kv].map(|c| c.spent());
         others.into_iter().fold(shard, |sum, s| sum + s)
     }
 
-    /// Bytes that this rank sent over dp (its shard and replicate groups included) and over tp.
+    /// Bytes that this rank sent over dp (its shard and replicate groups included) and over tp (its kv group included).
     pub fn sent(&self) -> [u64; 2] {
         let bytes = |c: &Arc<dyn Comm>| c.traffic().bytes();
         let split = if Arc::ptr_eq(&self.dp, &self.shard) { 0 } else { bytes(&self.shard) };
-        [bytes(&self.dp) + split + bytes(&self.replicate), bytes(&self.tp)]
+        [bytes(&self.dp) + split + bytes(&self.replicate), bytes(&self.tp) + bytes(&self.kv)]
     }
+}
+
+fn alone() -> Arc<dyn Comm> {
+    Arc::new(Solo::new())
 }

@@ -11,11 +11,14 @@ type Problem = Option<(&'static str, String, String)>;
 impl RunConfig {
     /// tp against the widths, micro_batch against the batches: what holds for any number of ranks.
     pub(super) fn parallel_problem(&self) -> Problem {
-        let (tp, m) = (self.parallel.tp, &self.model);
-        let widths = [("heads", m.heads), ("kv_heads", m.kv_heads), ("ffn_dim", m.ffn_dim)];
-        if let Some((name, width)) = widths.into_iter().find(|(_, w)| !w.is_multiple_of(tp)) {
-            let problem = format!("{tp} does not divide model.{name}: {width}");
+        let tp = self.parallel.tp;
+        if let Some((name, width)) = self.model.tp_problem(tp) {
+            let neither = if name == "kv_heads" { ", and is no multiple of it" } else { "" };
+            let problem = format!("{tp} does not divide model.{name}: {width}{neither}");
             return Some(("parallel.tp", problem, format!("give one of {}", listed(&self.tp_values()))));
+        }
+        if let Some(problem) = self.sequence_problem() {
+            return Some(problem);
         }
         let micro = self.parallel.micro_batch?;
         let cut = |p: &PhaseConfig| p.sizes().find(|size| !size.is_multiple_of(micro));
@@ -30,11 +33,31 @@ impl RunConfig {
         Some(("parallel.micro_batch", problem, format!("give one of {works}")))
     }
 
+    /// Sequence parallelism gives each rank of tp as many tokens of a micro-batch; if its size is open, it is any.
+    fn sequence_problem(&self) -> Problem {
+        let (tp, micro) = (self.parallel.tp, self.parallel.micro_batch.unwrap_or(1));
+        let key = "parallel.sequence_parallel";
+        if !self.parallel.sequence_parallel {
+            return None;
+        }
+        if tp == 1 {
+            let remedy = "set tp to 2 or more, or sequence_parallel to false";
+            return Some((key, "true with tp = 1, where nothing is split".into(), remedy.into()));
+        }
+        let uneven = |p: &&PhaseConfig| !(p.seq_len * micro).is_multiple_of(tp);
+        let phase = self.phases.iter().find(uneven)?;
+        let (name, seq_len) = (&phase.name, phase.seq_len);
+        let problem = format!(
+            "a micro-batch of {micro} x {seq_len} tokens in phase {name:?} does not split over tp = {tp}"
+        );
+        let remedy = format!("give seq_len or micro_batch as a multiple of {tp}, or set it to false");
+        Some((key, problem, remedy))
+    }
+
     /// The tp sizes this model allows.
     fn tp_values(&self) -> Vec<usize> {
         let m = &self.model;
-        let fits = |d: &usize| m.heads.is_multiple_of(*d) && m.ffn_dim.is_multiple_of(*d);
-        divisors(m.kv_heads).into_iter().filter(fits).collect()
+        divisors(m.heads).into_iter().filter(|tp| m.tp_problem(*tp).is_none()).collect()
     }
 
     /// Splits `ranks` into dp · tp, or says which numbers would work.

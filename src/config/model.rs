@@ -133,6 +133,23 @@ impl ModelConfig {
         matches!(self.activation, Activation::SwiGlu | Activation::GeGlu | Activation::GeGluTanh)
     }
 
+    /// The first width that `tp` ranks cannot share, and its size. A kv head may be on several ranks: there K divides tp.
+    pub fn tp_problem(&self, tp: usize) -> Option<(&'static str, usize)> {
+        let divides = |n: usize| tp > 0 && n.is_multiple_of(tp);
+        let kv = divides(self.kv_heads) || tp.is_multiple_of(self.kv_heads);
+        let fits = [
+            ("heads", self.heads, divides(self.heads)),
+            ("kv_heads", self.kv_heads, kv),
+            ("ffn_dim", self.ffn_dim, divides(self.ffn_dim)),
+        ];
+        fits.into_iter().find(|(.., fits)| !fits).map(|(name, width, _)| (name, width))
+    }
+
+    /// Ranks of `tp` that hold the same kv heads.
+    pub fn kv_copies(&self, tp: usize) -> usize {
+        (tp / self.kv_heads).max(1)
+    }
+
     /// The exact number of parameters; a tied head counts once.
     pub fn params(&self) -> u64 {
         let n = |x: usize| x as u64;

@@ -130,9 +130,6 @@ fn init(t: &Table) -> Result<Init> {
 fn parallel(t: &Table) -> Result<ParallelConfig> {
     let zero = t.int("zero", 0..=3)?.unwrap_or(1);
     let sequence_parallel = t.bool("sequence_parallel")?.unwrap_or(false);
-    if sequence_parallel {
-        return Err(t.not_built("sequence_parallel", "sequence_parallel = true", "set it to false"));
-    }
     let accumulate = t.choice("accumulate", ACCUMULATE)?.unwrap_or(Accumulate::Local);
     if accumulate == Accumulate::Sharded && zero < 2 {
         let problem = format!("\"sharded\" with zero = {zero}, where every rank keeps whole gradients");

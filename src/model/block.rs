@@ -14,7 +14,7 @@ use crate::ops::head_norm::HeadNorm;
 use crate::ops::linear::{ColumnLinear, RowLinear};
 use crate::ops::norm::Norm;
 use crate::ops::rope::{Rope, RopeTable};
-use crate::params::{Declare, Init, ParamSpec, Shard};
+use crate::params::{Covers, Declare, Init, ParamSpec, Shard};
 use crate::tape::{Cx, ParamId, Tape, Var};
 use std::sync::Arc;
 
@@ -39,28 +39,32 @@ impl Block {
     pub fn declare(c: &ModelConfig, layer: usize, rope: Option<Arc<RopeTable>>, u: &mut Declare) -> Block {
         let name = |rest: &str| format!("blocks.{layer}.{rest}");
         let (d, dim, ffn) = (c.head_dim, c.dim, c.ffn_dim);
-        let heads = Heads { heads: c.heads / u.size(), kv_heads: c.kv_heads / u.size(), head_dim: d };
+        let kv_heads = (c.kv_heads / u.size()).max(1); // fewer than ranks: several have the same
+        let heads = Heads { heads: c.heads / u.size(), kv_heads, head_dim: d };
         let std = c.init_std;
         let out_std = if c.init_scale_residual { std / (2.0 * c.layers as f64).sqrt() } else { std };
-        let (row, head_rows) = (Shard::Rows { unit: 1 }, Shard::Rows { unit: d });
+        let (row, head_rows, kv_rows) =
+            (Shard::Rows { unit: 1 }, Shard::Rows { unit: d }, Shard::Heads { unit: d });
         let bias = |rest: &str, len, shard| ParamSpec::vector(name(rest), len, shard, Init::Zeros);
 
         let norm1 = declare_norm(c, &name("norm1"), u);
         let qkv = u.group(vec![
             ParamSpec::matrix(name("attn.q.weight"), c.heads * d, dim, head_rows, std),
-            ParamSpec::matrix(name("attn.k.weight"), c.kv_heads * d, dim, head_rows, std),
-            ParamSpec::matrix(name("attn.v.weight"), c.kv_heads * d, dim, head_rows, std),
+            ParamSpec::matrix(name("attn.k.weight"), c.kv_heads * d, dim, kv_rows, std),
+            ParamSpec::matrix(name("attn.v.weight"), c.kv_heads * d, dim, kv_rows, std),
         ]);
         let qkv_bias = c.qkv_bias.then(|| {
             u.group(vec![
                 bias("attn.q.bias", c.heads * d, head_rows),
-                bias("attn.k.bias", c.kv_heads * d, head_rows),
-                bias("attn.v.bias", c.kv_heads * d, head_rows),
+                bias("attn.k.bias", c.kv_heads * d, kv_rows),
+                bias("attn.v.bias", c.kv_heads * d, kv_rows),
             ])
         });
         let gain = |rest: &str| ParamSpec::vector(name(rest), d, Shard::Replicated, Init::Ones);
-        let qk_norm =
-            c.qk_norm.then(|| (u.one(gain("attn.q_norm.weight")), u.one(gain("attn.k_norm.weight"))));
+        let qk_norm = c.qk_norm.then(|| {
+            let [q, k] = ["attn.q_norm.weight", "attn.k_norm.weight"].map(gain);
+            (u.shared(q, Covers::Heads), u.shared(k, Covers::Heads))
+        });
         let o_spec =
             ParamSpec::matrix(name("attn.o.weight"), dim, c.heads * d, Shard::Cols { unit: d }, out_std);
         let o = u.one(o_spec);
@@ -106,7 +110,7 @@ impl Block {
         self.heads
     }
 
-    /// x (N, C) to y (N, C)
+    /// x to y, (N, C), or this rank's (N/R, C)
     pub fn forward(&self, t: &mut Tape, cx: &Cx, x: Var) -> Result<Var> {
         match self.place {
             NormPlace::Pre => {
@@ -125,10 +129,17 @@ impl Block {
         }
     }
 
-    /// r + attention(a).   a and r (N, C)
+    /// a·wᵀ + bias of all N rows: those of a, or gathered from the ranks of tp if a has fewer.
+    fn column(t: &mut Tape, cx: &Cx, (w, bias): (ParamId, Option<ParamId>), a: Var) -> Result<Var> {
+        let parts = cx.seq.len() / t.shape(a).rows;
+        let [y] = t.push(cx, ColumnLinear { w, bias, split: true, parts }, &[a])?;
+        Ok(y)
+    }
+
+    /// r + attention(a).   a and r (N, C) or (N/R, C)
     fn attention(&self, t: &mut Tape, cx: &Cx, a: Var, r: Var) -> Result<Var> {
         let (heads, scale) = (self.heads, (self.heads.head_dim as f64).powf(-0.5));
-        let [mut qkv] = t.push(cx, ColumnLinear { w: self.qkv.0, bias: self.qkv.1, split: true }, &[a])?; // (N, (H+2K)·D/R)
+        let mut qkv = Block::column(t, cx, self.qkv, a)?; //                                    (N, (H+2K)·D/R)
         if let Some((q, k)) = self.qk_norm {
             let [normed, _rstd] = t.push(cx, HeadNorm { heads, eps: self.norm_eps, q, k }, &[qkv])?;
             qkv = normed;
@@ -138,15 +149,15 @@ impl Block {
         }
         let attention = Attention { heads, causal: self.causal, scale, seq_len: cx.seq.seq_len };
         let [o, _lse] = t.push(cx, attention, &[qkv])?; //                                      (N, H·D/R)
-        let [x] = t.push(cx, RowLinear { w: self.o.0, bias: self.o.1 }, &[o, r])?; //           (N, C)
+        let [x] = t.push(cx, RowLinear { w: self.o.0, bias: self.o.1 }, &[o, r])?; //           like r
         Ok(x)
     }
 
-    /// r + mlp(m).   m and r (N, C)
+    /// r + mlp(m).   m and r (N, C) or (N/R, C)
     fn mlp(&self, t: &mut Tape, cx: &Cx, m: Var, r: Var) -> Result<Var> {
-        let [u] = t.push(cx, ColumnLinear { w: self.up.0, bias: self.up.1, split: true }, &[m])?; //         (N, 2F/R or F/R)
+        let u = Block::column(t, cx, self.up, m)?; //                                           (N, 2F/R or F/R)
         let [s] = t.push(cx, Activation(self.activation), &[u])?; //                            (N, F/R)
-        let [y] = t.push(cx, RowLinear { w: self.down.0, bias: self.down.1 }, &[s, r])?; //     (N, C)
+        let [y] = t.push(cx, RowLinear { w: self.down.0, bias: self.down.1 }, &[s, r])?; //     like r
         Ok(y)
     }
 }
@@ -154,8 +165,9 @@ impl Block {
 /// NAME.weight and, for LayerNorm with bias, NAME.bias
 pub fn declare_norm(c: &ModelConfig, name: &str, u: &mut Declare) -> Norm {
     let vector = |part, init| ParamSpec::vector(format!("{name}.{part}"), c.dim, Shard::Replicated, init);
-    let w = u.one(vector("weight", Init::Ones));
-    let bias = (c.norm == NormKind::Layer && c.norm_bias).then(|| u.one(vector("bias", Init::Zeros)));
+    let w = u.shared(vector("weight", Init::Ones), Covers::Rows);
+    let bias = c.norm == NormKind::Layer && c.norm_bias;
+    let bias = bias.then(|| u.shared(vector("bias", Init::Zeros), Covers::Rows));
     Norm { kind: c.norm, eps: c.norm_eps, w, bias }
 }
 

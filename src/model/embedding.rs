@@ -49,14 +49,16 @@ impl Embedding {
         self.norm.is_some()
     }
 
-    pub fn forward(&self, t: &mut Tape, cx: &Cx) -> Result<Var> {
+    /// x (N, C); with `split`, the rows of this rank of tp (N/R, C).
+    pub fn forward(&self, t: &mut Tape, cx: &Cx, split: bool) -> Result<Var> {
+        let rows = cx.seq.len() / if split { cx.tp.size() } else { 1 };
         let lookup = Lookup {
             tokens: self.tokens,
             first: self.local.row,
             valid: self.local.rows,
             positions: self.positions,
             types: self.types,
-            shape: Shape { rows: cx.seq.len(), cols: self.dim, dtype: self.dtype },
+            shape: Shape { rows, cols: self.dim, dtype: self.dtype },
         };
         let [x] = t.push(cx, lookup, &[])?;
         let Some(norm) = self.norm else { return Ok(x) };

@@ -12,7 +12,7 @@ use crate::ops::activation::Activation;
 use crate::ops::linear::ColumnLinear;
 use crate::ops::loss::{self, Targets, Vocab, VocabGrads};
 use crate::ops::norm::Norm;
-use crate::params::{Declare, Init, LocalBox, ParamSpec, Params, Shard};
+use crate::params::{Covers, Declare, Init, LocalBox, ParamSpec, Params, Shard};
 use crate::tape::{Cx, ParamId, Shape, Tape, Var};
 use crate::tensor::Tensor;
 use crate::with_dtype;
@@ -42,7 +42,8 @@ impl Head {
         let norm = (c.norm_place == NormPlace::Pre).then(|| declare_norm(c, "norm", u));
         let transform = (c.head == HeadKind::Mlm).then(|| {
             let w = ParamSpec::matrix("head.dense.weight", c.dim, c.dim, Shard::Replicated, c.init_std);
-            let dense = (u.one(w), u.one(zeros("head.dense.bias", c.dim, Shard::Replicated)));
+            let bias = zeros("head.dense.bias", c.dim, Shard::Replicated);
+            let dense = (u.shared(w, Covers::Rows), u.shared(bias, Covers::Rows));
             Transform { dense, activation: c.activation.ungated(), norm: declare_norm(c, "head.norm", u) }
         });
         let rows = Shard::Rows { unit: VOCAB_UNIT };
@@ -68,7 +69,7 @@ impl Head {
             x = normed;
         }
         if let Some(Transform { dense: (w, bias), activation, norm }) = &self.transform {
-            let [u] = t.push(cx, ColumnLinear { w: *w, bias: Some(*bias), split: false }, &[x])?;
+            let [u] = t.push(cx, ColumnLinear { w: *w, bias: Some(*bias), split: false, parts: 1 }, &[x])?;
             let [a] = t.push(cx, Activation(*activation), &[u])?;
             let [normed, _stats] = t.push(cx, *norm, &[a])?;
             x = normed;
@@ -76,8 +77,8 @@ impl Head {
         Ok(x)
     }
 
-    /// −log p of each target into `nll` (N). With `train`, adds to the gradients of the projection and returns dh; beside
-    /// it Σ weight·lse² of the z term. Collective over tp.
+    /// −log p of each target into `nll` (N). With `train`, adds to the gradients of the projection and returns dh, like h
+    /// (N, C) or this rank's (N/R, C); beside it Σ weight·lse² of the z term. Collective over tp.
     pub fn loss(
         &self,
         dev: &Device,
@@ -93,7 +94,7 @@ impl Head {
         if dev.is_meta() {
             let vocab = (self.local.rows, self.local.stored_rows);
             let back = train.then_some(&mut dh);
-            loss::meta_cross_entropy(dev, tp, Shape::of(h), vocab, self.bias.is_some(), back)?;
+            loss::meta_cross_entropy(dev, tp, Shape::of(h), nll.len(), vocab, self.bias.is_some(), back)?;
             return Ok((dh, 0.0));
         }
         let [first, .., last] = params.units.as_mut_slice() else { panic!("embedding, blocks and head") };

@@ -79,7 +79,7 @@ impl Network {
             let cx = Cx { dev, tp, w: Weights(&u.weights), seq, at: At { step: 0, layer }, past };
             let mut tape = Tape::default();
             let y = match layer {
-                0 => self.embed.forward(&mut tape, &cx)?,
+                0 => self.embed.forward(&mut tape, &cx, false)?,
                 layer => {
                     let x = tape.input(std::mem::take(&mut x));
                     match self.blocks.get(layer - 1) {

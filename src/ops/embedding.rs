@@ -1,7 +1,9 @@
 //! x = tokens[id] + positions[position] + types[type]; the vocabulary is split over tp by rows.
 //!
-//! tokens (V/R, C), positions (P, C), types (S, C); x (N, C). No value is read in the backward: ids have no gradient.
+//! tokens (V/R, C), positions (P, C), types (S, C); x (N, C), or this rank's (N/R, C) with sequence parallelism. No value
+//! is read in the backward: ids have no gradient.
 
+use super::sequence::{all_rows, gather, own_rows};
 use crate::Result;
 use crate::comm::Reduce;
 use crate::device::gemm::{Panels, panel_row};
@@ -18,6 +20,7 @@ pub struct Embedding {
     pub valid: usize,
     pub positions: Option<ParamId>,
     pub types: Option<ParamId>,
+    /// Of x.
     pub shape: Shape,
 }
 
@@ -44,23 +47,20 @@ impl Op for Embedding {
     }
     fn forward(&self, cx: &Cx, _: &[&Tensor], y: &mut [Tensor]) -> Result<()> {
         with_dtype!(self.shape.dtype, T => {
-            self.gather::<T>(cx, y[0].data_mut());
-            if cx.tp.size() > 1 {
-                let part = std::mem::take(&mut y[0]);
-                y[0] = cx.tp.all_reduce(part, Reduce::Sum, "Embedding x")?.wait()?;
-            }
+            self.sum_over_tp(cx, y, |part| self.look_up::<T>(cx, part.data_mut()))?;
             self.add_places::<T>(cx, y[0].data_mut());
         });
         Ok(())
     }
-    fn meta_forward(&self, cx: &Cx, y: &mut [Tensor]) -> Result<()> {
-        if cx.tp.size() > 1 {
-            y[0] = cx.tp.all_reduce(std::mem::take(&mut y[0]), Reduce::Sum, "Embedding x")?.wait()?;
-        }
-        Ok(())
+    fn meta_forward(&self, cx: &Cx, _: &[Shape], y: &mut [Tensor]) -> Result<()> {
+        self.sum_over_tp(cx, y, |_| ())
+    }
+    fn meta_backward(&self, cx: &Cx, _: &[Shape], b: &mut Back) -> Result<()> {
+        self.all_of(cx, &b.dy[0]).map(drop)
     }
     fn backward(&self, cx: &Cx, dw: &mut Grads, b: &mut Back) -> Result<()> {
-        let (seq, dy) = (cx.seq, &b.dy[0]);
+        let all = self.all_of(cx, &b.dy[0])?;
+        let (seq, dy) = (cx.seq, all.as_ref().unwrap_or(&b.dy[0]));
         with_dtype!(dy.dtype(), T => {
             let dy = dy.data::<T>();
             scatter(cx.dev, dw, self.tokens, dy, |i| self.row(seq.tokens[i]));
@@ -76,11 +76,40 @@ impl Op for Embedding {
 }
 
 impl Embedding {
-    fn gather<T: Elem>(&self, cx: &Cx, y: &mut [T]) {
+    /// Whether this rank has some rows of x.
+    fn splits(&self, cx: &Cx) -> bool {
+        self.shape.rows < cx.seq.len()
+    }
+
+    /// y = Σ_tp of what `look_up` finds (N, C), or this rank's rows of it.
+    fn sum_over_tp(&self, cx: &Cx, y: &mut [Tensor], look_up: impl FnOnce(&mut Tensor)) -> Result<()> {
+        if self.splits(cx) {
+            let mut part = all_rows(cx.tp, self.shape).empty(cx.dev);
+            look_up(&mut part);
+            let sum = cx.tp.reduce_scatter(part, "Embedding x")?.wait()?;
+            own_rows(cx.dev, cx.tp, &sum, &mut y[0]);
+            return Ok(());
+        }
+        look_up(&mut y[0]);
+        if cx.tp.size() > 1 {
+            y[0] = cx.tp.all_reduce(std::mem::take(&mut y[0]), Reduce::Sum, "Embedding x")?.wait()?;
+        }
+        Ok(())
+    }
+
+    /// dy of all rows, unless this rank has it.
+    fn all_of(&self, cx: &Cx, dy: &Tensor) -> Result<Option<Tensor>> {
+        match self.splits(cx) {
+            true => gather(cx.dev, cx.tp, dy, "Embedding dx")?.wait().map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn look_up<T: Elem>(&self, cx: &Cx, y: &mut [T]) {
         let (cols, table, y) = (self.shape.cols, cx.w.view::<T>(self.tokens), Shared::new(y));
         let panels = Panels { data: table, rows: self.tokens.rows, cols };
         let in_panels = cx.past.is_some_and(|p| p.tied);
-        cx.pool().ranges(self.shape.rows, 32, |rows| {
+        cx.pool().ranges(cx.seq.len(), 32, |rows| {
             for i in rows {
                 // SAFETY: each row is written by one task.
                 let y = unsafe { y.part(i * cols..(i + 1) * cols) };
@@ -100,6 +129,7 @@ impl Embedding {
         if positions.is_none() && types.is_none() {
             return;
         }
+        let first = if self.splits(cx) { cx.tp.rank() * self.shape.rows } else { 0 };
         cx.pool().ranges(self.shape.rows, 32, |rows| {
             for i in rows {
                 // SAFETY: each row is written by one task.
@@ -116,8 +146,8 @@ impl Embedding {
                         );
                     }
                 };
-                row(types, type_of(cx.seq, i), y);
-                row(positions, cx.seq.positions[i] as usize, y);
+                row(types, type_of(cx.seq, first + i), y);
+                row(positions, cx.seq.positions[first + i] as usize, y);
             }
         });
     }

@@ -1,10 +1,10 @@
 //! RMSNorm of each q and k head over D (QK-norm, arXiv 2302.05442, as in Qwen3); v passes.
 //!
-//! qkv (N, (H+2K)·D/R); q_norm, k_norm (D), the same on every tp rank; rstd (N, (H+K)/R)
+//! qkv (N, (H+2K)·D/R); q_norm, k_norm (D), the same on every tp rank; rstd (N, (H+K)/R). The heads share their weights,
+//! so dw is of this rank's heads and summed over tp when the gradients of the unit are complete (`params/partial.rs`).
 
 use super::reduce::{over_rows, partial_sums, sum, sum3};
 use crate::Result;
-use crate::comm::Reduce;
 use crate::device::attention::Heads;
 use crate::device::gemm::Out;
 use crate::device::{Category, Elem, Real, Shared, simd};
@@ -42,15 +42,13 @@ impl Op for HeadNorm {
         b.dx[0].target(cx.dev, x[0]);
         let sums = Tensor::zeros(cx.dev, 2, self.heads.head_dim, x[0].stat(1).dtype, Category::Workspace);
         partial_sums(cx.dev, x[0].rows, sums.len(), sums.dtype());
-        if cx.tp.size() > 1 {
-            cx.tp.all_reduce(sums, Reduce::Sum, "HeadNorm dw")?.wait()?;
-        }
         Ok(())
     }
     fn backward(&self, cx: &Cx, dw: &mut Grads, b: &mut Back) -> Result<()> {
         let (x, rstd, dy) = (b.x[0], b.y[1], &b.dy[0]);
         let (dx, out) = b.dx[0].target(cx.dev, Shape::of(x));
-        with_dtype!(x.dtype(), T => self.run_back::<T>(cx, dw, x, rstd.data(), dy.data(), dx.data_mut(), out))
+        with_dtype!(x.dtype(), T => self.run_back::<T>(cx, dw, x, rstd.data(), dy.data(), dx.data_mut(), out));
+        Ok(())
     }
 }
 
@@ -89,8 +87,7 @@ impl HeadNorm {
         });
     }
 
-    /// As RMSNorm in `norm.rs`, per head. The heads share their weights, and tp ranks have different heads: dw is
-    /// summed over tp.
+    /// As RMSNorm in `norm.rs`, per head.
     fn run_back<T: Elem>(
         &self,
         cx: &Cx,
@@ -100,7 +97,7 @@ impl HeadNorm {
         dy: &[T],
         dx: &mut [T],
         out: Out,
-    ) -> Result<()> {
+    ) {
         let (cols, d, x, normed) = (x.cols(), self.heads.head_dim, x.data::<T>(), self.normed());
         let (wq, wk) = (cx.w.view::<T>(self.q), cx.w.view::<T>(self.k));
         let of_d = T::Acc::of(1.0 / d as f64);
@@ -139,12 +136,8 @@ impl HeadNorm {
                 }
             },
         );
-        if cx.tp.size() > 1 {
-            sums = cx.tp.all_reduce(sums, Reduce::Sum, "HeadNorm dw")?.wait()?;
-        }
         let (sq, sk) = sums.data::<T::Acc>().split_at(d);
         dw.view::<T::Acc>(self.q).iter_mut().zip(sq).for_each(|(d, s)| *d += *s);
         dw.view::<T::Acc>(self.k).iter_mut().zip(sk).for_each(|(d, s)| *d += *s);
-        Ok(())
     }
 }

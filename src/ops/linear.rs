@@ -2,11 +2,13 @@
 //!
 //! `ColumnLinear` splits the rows of w over tp, so every rank has all inputs and some outputs; `RowLinear` splits
 //! the columns, so every rank has some inputs and a partial sum of all outputs. One after the other costs one
-//! all-reduce forward and one backward.
+//! all-reduce forward and one backward; with sequence parallelism (`sequence.rs`) x is gathered on the way in and y
+//! scattered on the way out, which sends as much.
 
 use super::reduce::{add_column_sums, partial_sums};
+use super::sequence::{all_rows, gather, own_rows};
 use crate::Result;
-use crate::comm::Reduce;
+use crate::comm::{Pending, Reduce};
 use crate::device::gemm::{Mat, MatMut, Out, Panels, gemm, gemm_panels, gemm_with};
 use crate::device::{Elem, Real, Shared, simd};
 use crate::tape::{Back, Cost, Cx, Grads, Needs, Op, ParamId, Shape};
@@ -18,12 +20,14 @@ fn product_cost(n: usize, w: ParamId, bytes: usize) -> Cost {
     Cost { flops, bytes: ((n * (w.rows + w.cols) + w.len()) * bytes) as f64 }
 }
 
-/// y = x·wᵀ + bias.   x (N, I), the same on every rank; w (O/R, I); bias (O/R); y (N, O/R)
+/// y = x·wᵀ + bias.   x (N, I), the same on every rank, or this rank's (N/R, I); w (O/R, I); bias (O/R); y (N, O/R)
 pub struct ColumnLinear {
     pub w: ParamId,
     pub bias: Option<ParamId>,
-    /// false: every rank holds all of w and does the same work, without a collective.
+    /// false: every rank holds all of w and does the same work on the rows it has, without a collective.
     pub split: bool,
+    /// Ranks over which the rows of x are split: R with sequence parallelism, 1 without or if w is not split.
+    pub parts: usize,
 }
 
 impl Op for ColumnLinear {
@@ -34,15 +38,20 @@ impl Op for ColumnLinear {
         Needs { x: 0b1, y: 0 }
     }
     fn outputs(&self, x: &[Shape]) -> Vec<Shape> {
-        vec![x[0].with_cols(self.w.rows)]
+        vec![Shape { rows: x[0].rows * self.parts, cols: self.w.rows, ..x[0] }]
     }
     fn cost(&self, x: &[Shape]) -> Cost {
-        product_cost(x[0].rows, self.w, x[0].dtype.bytes())
+        product_cost(x[0].rows * self.parts, self.w, x[0].dtype.bytes())
     }
     fn forward(&self, cx: &Cx, x: &[&Tensor], y: &mut [Tensor]) -> Result<()> {
-        with_dtype!(x[0].dtype(), T => {
-            let (w, n) = (self.w, x[0].rows());
-            let (a, c) = (Mat::new(x[0].data::<T>(), n, self.w.cols), MatMut::new(y[0].data_mut::<T>(), n, self.w.rows));
+        let all = match self.parts {
+            1 => None,
+            _ => Some(gather(cx.dev, cx.tp, x[0], "ColumnLinear x")?.wait()?),
+        };
+        let x = all.as_ref().unwrap_or(x[0]);
+        with_dtype!(x.dtype(), T => {
+            let (w, n) = (self.w, x.rows());
+            let (a, c) = (Mat::new(x.data::<T>(), n, self.w.cols), MatMut::new(y[0].data_mut::<T>(), n, self.w.rows));
             match self.bias.map(|b| cx.w.view::<T>(b)) {
                 None => product(cx, c, a, w, #[inline(always)] |_, _, _: &mut [<T as Elem>::Acc]| {}),
                 Some(bias) => product(cx, c, a, w, #[inline(always)] |_, col, acc: &mut [<T as Elem>::Acc]| add_to(acc, &bias[col..])),
@@ -50,42 +59,56 @@ impl Op for ColumnLinear {
         });
         Ok(())
     }
-    fn meta_backward(&self, cx: &Cx, x: &[Shape], b: &mut Back) -> Result<()> {
-        let flight = if cx.tp.size() == 1 || !self.split {
-            b.dx[0].target(cx.dev, x[0]);
-            None
-        } else {
-            Some(cx.tp.all_reduce(x[0].empty(cx.dev), Reduce::Sum, "ColumnLinear dx")?)
-        };
-        meta_bias(cx, self.bias, x[0]);
-        if let Some(flight) = flight {
-            b.dx[0].put(cx.dev, flight.wait()?);
+    fn meta_forward(&self, cx: &Cx, x: &[Shape], _: &mut [Tensor]) -> Result<()> {
+        if self.parts > 1 {
+            cx.tp.all_gather(all_rows(cx.tp, x[0]).empty(cx.dev), "ColumnLinear x")?.wait()?;
         }
         Ok(())
     }
-    /// dx += Σ_tp dy·w, in flight while  dw += dyᵀ·x,  dbias += Σ_N dy
+    fn meta_backward(&self, cx: &Cx, _: &[Shape], b: &mut Back) -> Result<()> {
+        self.back(cx, None, b)
+    }
     fn backward(&self, cx: &Cx, dw: &mut Grads, b: &mut Back) -> Result<()> {
+        self.back(cx, Some(dw), b)
+    }
+}
+
+impl ColumnLinear {
+    /// dx += Σ_tp dy·w, in flight while  dw += dyᵀ·x,  dbias += Σ_N dy. The other ranks' rows of x come meanwhile.
+    fn back(&self, cx: &Cx, dw: Option<&mut Grads>, b: &mut Back) -> Result<()> {
         let (x, dy) = (b.x[0], &b.dy[0]);
         let shape = Shape::of(x);
-        let flight = if cx.tp.size() == 1 || !self.split {
+        if cx.tp.size() == 1 || !self.split {
             let (dx, out) = b.dx[0].target(cx.dev, shape);
             input_gradient(cx, self.w, dy, dx, out);
-            None
-        } else {
-            // Not added to dx yet: that holds a sum over tp, which must not be summed again.
-            let mut part = shape.empty(cx.dev);
-            input_gradient(cx, self.w, dy, &mut part, Out::Store);
-            Some(cx.tp.all_reduce(part, Reduce::Sum, "ColumnLinear dx")?)
-        };
-        weight_gradient(cx, dw, self.w, self.bias, dy, x);
-        if let Some(flight) = flight {
-            b.dx[0].put(cx.dev, flight.wait()?);
+            weight_gradient(cx, dw, self.w, self.bias, dy, x);
+            return Ok(());
         }
+        let gathered = match self.parts {
+            1 => None,
+            _ => Some(gather(cx.dev, cx.tp, x, "ColumnLinear x")?),
+        };
+        // Not added to dx yet: that holds a sum over tp, which must not be summed again.
+        let mut part = Shape { rows: dy.rows(), ..shape }.empty(cx.dev);
+        input_gradient(cx, self.w, dy, &mut part, Out::Store);
+        let flight = match self.parts {
+            1 => cx.tp.all_reduce(part, Reduce::Sum, "ColumnLinear dx")?,
+            _ => cx.tp.reduce_scatter(part, "ColumnLinear dx")?,
+        };
+        let all = gathered.map(Pending::wait).transpose()?;
+        weight_gradient(cx, dw, self.w, self.bias, dy, all.as_ref().unwrap_or(x));
+        drop(all);
+        let mut dx = flight.wait()?;
+        if self.parts > 1 {
+            let sum = std::mem::replace(&mut dx, shape.empty(cx.dev));
+            own_rows(cx.dev, cx.tp, &sum, &mut dx);
+        }
+        b.dx[0].put(cx.dev, dx);
         Ok(())
     }
 }
 
-/// y = r + bias + Σ_tp x·wᵀ.   x (N, I/R), w (O, I/R), bias (O), r and y (N, O)
+/// y = r + bias + Σ_tp x·wᵀ.   x (N, I/R), w (O, I/R), bias (O); r and y (N, O), or this rank's (N/R, O)
 pub struct RowLinear {
     pub w: ParamId,
     pub bias: Option<ParamId>,
@@ -99,7 +122,7 @@ impl Op for RowLinear {
         Needs { x: 0b01, y: 0 } // x, not r
     }
     fn outputs(&self, x: &[Shape]) -> Vec<Shape> {
-        vec![x[0].with_cols(self.w.rows)]
+        vec![x[1]]
     }
     fn cost(&self, x: &[Shape]) -> Cost {
         product_cost(x[0].rows, self.w, x[0].dtype.bytes())
@@ -114,46 +137,67 @@ impl Op for RowLinear {
                     add_rest(acc, r, bias, row * cols, col)
                 });
             } else {
-                let c = MatMut::new(y[0].data_mut::<T>(), n, cols);
-                product(cx, c, a, w, #[inline(always)] |_, _, _: &mut [<T as Elem>::Acc]| {});
-                let part = std::mem::take(&mut y[0]);
-                let mut sum = cx.tp.all_reduce(part, Reduce::Sum, "RowLinear y")?.wait()?;
-                finish_rows::<T>(cx, sum.data_mut(), cols, #[inline(always)] |row, col, acc: &mut [<T as Elem>::Acc]| {
+                self.sum_over_tp(cx, n, y, |part| {
+                    let c = MatMut::new(part.data_mut::<T>(), n, cols);
+                    product(cx, c, a, w, #[inline(always)] |_, _, _: &mut [<T as Elem>::Acc]| {});
+                })?;
+                finish_rows::<T>(cx, y[0].data_mut(), cols, #[inline(always)] |row, col, acc: &mut [<T as Elem>::Acc]| {
                     add_rest(acc, r, bias, row * cols, col)
                 });
-                y[0] = sum;
             }
         });
         Ok(())
     }
-    fn meta_forward(&self, cx: &Cx, y: &mut [Tensor]) -> Result<()> {
+    fn meta_forward(&self, cx: &Cx, x: &[Shape], y: &mut [Tensor]) -> Result<()> {
         if cx.tp.size() > 1 {
-            y[0] = cx.tp.all_reduce(std::mem::take(&mut y[0]), Reduce::Sum, "RowLinear y")?.wait()?;
+            self.sum_over_tp(cx, x[0].rows, y, |_| ())?;
         }
         Ok(())
     }
-    fn meta_backward(&self, cx: &Cx, x: &[Shape], b: &mut Back) -> Result<()> {
-        b.dx[0].target(cx.dev, x[0]);
-        meta_bias(cx, self.bias, x[0]);
-        let dy = std::mem::take(&mut b.dy[0]);
-        b.dx[1].put(cx.dev, dy);
-        Ok(())
+    fn meta_backward(&self, cx: &Cx, _: &[Shape], b: &mut Back) -> Result<()> {
+        self.back(cx, None, b)
     }
-    /// dx += dy·w,  dw += dyᵀ·x,  dbias += Σ_N dy,  dr += dy.   No collective: dy is the same on every rank
     fn backward(&self, cx: &Cx, dw: &mut Grads, b: &mut Back) -> Result<()> {
-        let (x, dy) = (b.x[0], std::mem::take(&mut b.dy[0]));
-        let (dx, out) = b.dx[0].target(cx.dev, Shape::of(x));
-        input_gradient(cx, self.w, &dy, dx, out);
-        weight_gradient(cx, dw, self.w, self.bias, &dy, x);
-        b.dx[1].put(cx.dev, dy);
-        Ok(())
+        self.back(cx, Some(dw), b)
     }
 }
 
-/// The workspace of a bias's gradient.
-fn meta_bias(cx: &Cx, bias: Option<ParamId>, x: Shape) {
-    if let Some(bias) = bias {
-        partial_sums(cx.dev, x.rows, bias.len(), x.stat(1).dtype);
+impl RowLinear {
+    /// y = Σ_tp of what `multiply` makes (n, O), or this rank's rows of it.
+    fn sum_over_tp(
+        &self,
+        cx: &Cx,
+        n: usize,
+        y: &mut [Tensor],
+        multiply: impl FnOnce(&mut Tensor),
+    ) -> Result<()> {
+        if y[0].rows() == n {
+            let mut part = std::mem::take(&mut y[0]);
+            multiply(&mut part);
+            y[0] = cx.tp.all_reduce(part, Reduce::Sum, "RowLinear y")?.wait()?;
+        } else {
+            let mut part = all_rows(cx.tp, Shape::of(&y[0])).empty(cx.dev);
+            multiply(&mut part);
+            let sum = cx.tp.reduce_scatter(part, "RowLinear y")?.wait()?;
+            own_rows(cx.dev, cx.tp, &sum, &mut y[0]);
+        }
+        Ok(())
+    }
+
+    /// dx += dy·w,  dw += dyᵀ·x,  dbias += Σ_N dy,  dr += dy.   dy is the same on every rank, or gathered first
+    fn back(&self, cx: &Cx, dw: Option<&mut Grads>, b: &mut Back) -> Result<()> {
+        let (x, dr) = (b.x[0], std::mem::take(&mut b.dy[0]));
+        let all = match x.rows() == dr.rows() {
+            true => None,
+            false => Some(gather(cx.dev, cx.tp, &dr, "RowLinear dy")?.wait()?),
+        };
+        let dy = all.as_ref().unwrap_or(&dr);
+        let (dx, out) = b.dx[0].target(cx.dev, Shape::of(x));
+        input_gradient(cx, self.w, dy, dx, out);
+        weight_gradient(cx, dw, self.w, self.bias, dy, x);
+        drop(all);
+        b.dx[1].put(cx.dev, dr);
+        Ok(())
     }
 }
 
@@ -228,6 +272,9 @@ fn finish_rows<T: Elem>(
 
 /// dx (+)= dy·w
 fn input_gradient(cx: &Cx, w: ParamId, dy: &Tensor, dx: &mut Tensor, out: Out) {
+    if cx.dev.is_meta() {
+        return;
+    }
     with_dtype!(dy.dtype(), T => {
         let n = dy.rows();
         let dx = MatMut::new(dx.data_mut::<T>(), n, w.cols);
@@ -235,8 +282,21 @@ fn input_gradient(cx: &Cx, w: ParamId, dy: &Tensor, dx: &mut Tensor, out: Out) {
     });
 }
 
-/// dw += dyᵀ·x,  dbias += Σ_N dy
-fn weight_gradient(cx: &Cx, dw: &mut Grads, w: ParamId, bias: Option<ParamId>, dy: &Tensor, x: &Tensor) {
+/// dw += dyᵀ·x,  dbias += Σ_N dy. On the Meta device there is no dw, and the workspace of dbias is all there is.
+fn weight_gradient(
+    cx: &Cx,
+    dw: Option<&mut Grads>,
+    w: ParamId,
+    bias: Option<ParamId>,
+    dy: &Tensor,
+    x: &Tensor,
+) {
+    let Some(dw) = dw else {
+        if let Some(bias) = bias {
+            partial_sums(cx.dev, dy.rows(), bias.len(), Shape::of(dy).stat(1).dtype);
+        }
+        return;
+    };
     with_dtype!(dy.dtype(), T => {
         let n = dy.rows();
         let grad = MatMut::new(dw.view::<<T as Elem>::Acc>(w), w.rows, w.cols);

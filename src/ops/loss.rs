@@ -7,9 +7,11 @@
 //! (Gemma 2, arXiv 2408.00118, section 2) the logits are l = c·tanh((h·wᵀ + b)/c) and dl gets the factor 1 − (l/c)².
 //!
 //! h (N, C), w (V/R, C), b (V/R). The vocabulary is split over tp; a row's maximum, sum and target logit are
-//! reduced over it. Z is the global normaliser of the term, known before.
+//! reduced over it. Z is the global normaliser of the term, known before. With sequence parallelism (`sequence.rs`) h and
+//! dh are this rank's (N/R, C).
 
 use super::reduce::{add_column_sums, partial_sums, sum};
+use super::sequence::{all_rows, gather, own_rows};
 use crate::Result;
 use crate::comm::{Comm, Reduce};
 use crate::device::gemm::{Epilogue, Mat, MatMut, Out, Panels, gemm, gemm_fused, gemm_panels, gemm_with};
@@ -62,8 +64,8 @@ fn chunk_rows(n: usize, widest: usize, elem: usize) -> usize {
     n.div_ceil(chunks).next_multiple_of(64).min(n.max(1))
 }
 
-/// −log p of every target (0 where the weight is 0) into `nll` (N); with `back`, dh and the gradients of the head.
-/// Returns Σ weight·lse², or 0 if there is no z term. Collective over tp.
+/// −log p of every target (0 where the weight is 0) into `nll` (N); with `back`, dh, of the shape of h, and the gradients
+/// of the head. Returns Σ weight·lse², or 0 if there is no z term. Collective over tp.
 pub fn cross_entropy<T: Elem>(
     dev: &Device,
     tp: &dyn Comm,
@@ -73,7 +75,10 @@ pub fn cross_entropy<T: Elem>(
     nll: &mut [f32],
     mut back: Option<(VocabGrads<T::Acc>, &mut Tensor)>,
 ) -> Result<f64> {
-    let (n, c, v) = (h.rows(), h.cols(), vocab.valid);
+    let (n, c, v) = (nll.len(), h.cols(), vocab.valid);
+    let all = if h.rows() < n { Some(gather(dev, tp, h, "head h")?.wait()?) } else { None };
+    let h = all.as_ref().unwrap_or(h);
+    let mut all_dh = (all.is_some() && back.is_some()).then(|| Shape::of(h).empty(dev));
     let mut squares = 0.0;
     let step = chunk_rows(n, vocab.widest, T::Acc::DTYPE.bytes());
     let mut buffer = Tensor::empty(dev, step, v, T::Acc::DTYPE, Category::Logits);
@@ -93,7 +98,7 @@ pub fn cross_entropy<T: Elem>(
             profile::time(passes, || softmax(dev, tp, logits, vocab, own, &mut nll[range], back.is_some()))?;
         if let Some((grads, dh)) = &mut back {
             let dl = Mat::new(&*logits, rows, v);
-            let dh = &mut dh.data_mut::<T>()[start * c..(start + rows) * c];
+            let dh = &mut all_dh.as_mut().unwrap_or(dh).data_mut::<T>()[start * c..(start + rows) * c];
             let (dh, dw) = (MatMut::new(dh, rows, c), MatMut::new(grads.w, v, c));
             profile::time(
                 || product("Loss dh"),
@@ -108,18 +113,28 @@ pub fn cross_entropy<T: Elem>(
             }
         }
     }
-    if let (Some((_, dh)), true) = (&mut back, tp.size() > 1) {
-        let part = std::mem::take(*dh);
-        **dh = tp.all_reduce(part, Reduce::Sum, "head dh")?.wait()?;
+    if let Some((_, dh)) = back {
+        sum_dh(dev, tp, all_dh, dh)?;
     }
     Ok(squares)
 }
 
-/// What `cross_entropy` takes and sends, on the Meta device; h has no values, `dh` is absent in an evaluation.
+/// dh = Σ_tp dh, or the rows of this rank of Σ_tp `all` (N, C).
+fn sum_dh(dev: &Device, tp: &dyn Comm, all: Option<Tensor>, dh: &mut Tensor) -> Result<()> {
+    match all {
+        Some(all) => own_rows(dev, tp, &tp.reduce_scatter(all, "head dh")?.wait()?, dh),
+        None if tp.size() > 1 => *dh = tp.all_reduce(std::mem::take(dh), Reduce::Sum, "head dh")?.wait()?,
+        None => {}
+    }
+    Ok(())
+}
+
+/// What `cross_entropy` of n targets takes and sends, on the Meta device; h has no values, `dh` is absent in an evaluation.
 pub fn meta_cross_entropy(
     dev: &Device,
     tp: &dyn Comm,
     h: Shape,
+    n: usize,
     (valid, widest): (usize, usize),
     bias: bool,
     dh: Option<&mut Tensor>,
@@ -129,10 +144,15 @@ pub fn meta_cross_entropy(
         1 => Ok(t),
         _ => tp.all_reduce(t, op, what)?.wait(),
     };
-    let step = chunk_rows(h.rows, widest, stat.bytes());
+    let all = match h.rows < n {
+        true => Some(tp.all_gather(all_rows(tp, h).empty(dev), "head h")?.wait()?),
+        false => None,
+    };
+    let all_dh = (all.is_some() && dh.is_some()).then(|| all_rows(tp, h).empty(dev));
+    let step = chunk_rows(n, widest, stat.bytes());
     let _logits = Tensor::empty(dev, step, valid, stat, Category::Logits);
-    for start in (0..h.rows).step_by(step) {
-        let rows = step.min(h.rows - start);
+    for start in (0..n).step_by(step) {
+        let rows = step.min(n - start);
         let max = reduce(row_stats(dev, rows, 1, stat), Reduce::Max, "loss max")?;
         let sums = reduce(row_stats(dev, rows, 2, stat), Reduce::Sum, "loss sums")?;
         drop((max, sums));
@@ -141,7 +161,7 @@ pub fn meta_cross_entropy(
         }
     }
     if let Some(dh) = dh {
-        *dh = reduce(std::mem::take(dh), Reduce::Sum, "head dh")?;
+        sum_dh(dev, tp, all_dh, dh)?;
     }
     Ok(())
 }

@@ -10,3 +10,4 @@ pub mod loss;
 pub mod norm;
 pub mod reduce;
 pub mod rope;
+pub mod sequence;

@@ -3,26 +3,25 @@
 
 use crate::device::{Category, DType, Device, Shared, simd};
 use crate::ops::reduce::sum;
-use crate::params::{Params, Shard, Unit, reduced};
+use crate::params::{Params, Unit, reduced};
 use crate::tape::profile;
 use crate::tensor::Tensor;
 
 const GRAIN: usize = 1 << 14;
 
-/// Σ g² over this dp rank's part of every unit. A tensor that every tp rank holds is counted by the first only.
-pub fn part_square_sum(dev: &Device, params: &Params, tp_rank: usize) -> f64 {
+/// Σ g² over this dp rank's part of every unit. What several tp ranks hold is counted by the first of them.
+pub fn part_square_sum(dev: &Device, params: &Params) -> f64 {
     let bytes = || params.units.iter().map(|u| u.part.len() * u.grad_dtype().bytes()).sum();
-    let sum = || params.units.iter().map(|u| unit_square_sum(dev, u, tp_rank)).sum();
+    let sum = || params.units.iter().map(|u| unit_square_sum(dev, u)).sum();
     profile::time(|| profile::pass("Gradient norm", bytes()), sum)
 }
 
 /// The same of one unit.
-pub fn unit_square_sum(dev: &Device, unit: &Unit, tp_rank: usize) -> f64 {
-    let counted = |p: &&crate::params::Placed| p.spec.shard != Shard::Replicated || tp_rank == 0;
+pub fn unit_square_sum(dev: &Device, unit: &Unit) -> f64 {
     let parts: Vec<std::ops::Range<usize>> = unit
         .params
         .iter()
-        .filter(counted)
+        .filter(|p| p.first)
         .map(|p| p.range().start.max(unit.part.start)..p.range().end.min(unit.part.end))
         .flat_map(|r| (r.start..r.end).step_by(GRAIN).map(move |s| s..(s + GRAIN).min(r.end)))
         .collect();

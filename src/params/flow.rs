@@ -11,6 +11,7 @@
 //! summed over them. A collective starts as early as it can and is waited for when its result is needed: the weights
 //! of block l + 1 come behind block l, the gradients of block l leave behind block l − 1.
 
+use super::partial::Partial;
 use super::unit::{Params, Unit};
 use crate::Result;
 use crate::comm::{Comm, Pending, Reduce};
@@ -33,6 +34,7 @@ pub enum Accumulate {
 pub struct Flow {
     pub zero: u8,
     accumulate: Accumulate,
+    partial: Partial,
     shard: Arc<dyn Comm>,
     replicate: Arc<dyn Comm>,
     /// Weights on their way to each unit.
@@ -48,6 +50,7 @@ impl Flow {
     pub fn new(
         shard: Arc<dyn Comm>,
         replicate: Arc<dyn Comm>,
+        partial: Partial,
         zero: u8,
         accumulate: Accumulate,
         units: usize,
@@ -56,6 +59,7 @@ impl Flow {
         Flow {
             zero,
             accumulate,
+            partial,
             shard,
             replicate,
             gathers,
@@ -127,6 +131,7 @@ impl Flow {
             return Ok(());
         }
         let u = &mut params.units[unit];
+        self.partial.sum(dev, u)?;
         let (grads, what) = (std::mem::take(&mut u.grads), format!("{} grads", u.name));
         let flight = match self.zero {
             0 => self.shard.all_reduce(grads, Reduce::Sum, &what)?,

@@ -1,12 +1,14 @@
-//! Parameters: what a tensor is globally (`ParamSpec`), where a rank keeps its part (`Unit`), how parts are filled, and
-//! how ranks bring each other's (`Flow`).
+//! Parameters: what a tensor is globally (`ParamSpec`), where a rank keeps its part (`Unit`), how parts are filled, how
+//! ranks bring each other's (`Flow`), and what of a gradient they sum because each has a part of it (`Partial`).
 
 mod fill;
 mod flow;
+mod partial;
 mod spec;
 mod unit;
 
 pub use fill::{RandomInit, TensorSource};
 pub use flow::{Accumulate, Flow};
+pub use partial::Partial;
 pub use spec::{Init, LocalBox, ParamSpec, Shard};
-pub use unit::{Declare, Dp, Params, Placed, Unit, reduced};
+pub use unit::{Covers, Declare, Dp, Params, Placed, Unit, reduced};

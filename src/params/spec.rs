@@ -8,8 +8,16 @@ use crate::rng::Philox;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Shard {
     Replicated,
-    Rows { unit: usize },
-    Cols { unit: usize },
+    Rows {
+        unit: usize,
+    },
+    /// Rows in heads of `unit`. Where ranks are more than heads, neighbours hold the same one.
+    Heads {
+        unit: usize,
+    },
+    Cols {
+        unit: usize,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -58,6 +66,14 @@ impl ParamSpec {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+    /// Ranks of `size` that hold the same part.
+    pub fn copies(&self, size: usize) -> usize {
+        match self.shard {
+            Shard::Replicated => size,
+            Shard::Heads { unit } => (size * unit / self.rows).max(1),
+            Shard::Rows { .. } | Shard::Cols { .. } => 1,
+        }
+    }
     /// What rank `rank` of `size` holds.
     pub fn local(&self, rank: usize, size: usize) -> LocalBox {
         let part = |n: usize, unit: usize| {
@@ -72,6 +88,13 @@ impl ParamSpec {
             Shard::Rows { unit } => {
                 let (row, rows, stored_rows) = part(self.rows, unit);
                 LocalBox { row, rows, stored_rows, col: 0, cols: self.cols }
+            }
+            Shard::Heads { unit } => {
+                let (rank, size) = (rank / self.copies(size), size / self.copies(size));
+                let rows = self.rows / size;
+                assert_eq!(rows * size, self.rows, "heads of {} divide over {size} ranks", self.name);
+                assert!(rows.is_multiple_of(unit), "heads of {} stay whole", self.name);
+                LocalBox { row: rank * rows, rows, stored_rows: rows, col: 0, cols: self.cols }
             }
             Shard::Cols { unit } => {
                 let (col, cols, each) = part(self.cols, unit);

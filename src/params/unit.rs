@@ -1,7 +1,7 @@
 //! A unit: the parameters of one block (or embedding, or head) in one flat buffer, which is stored, reduced and
 //! updated at once. Weights, gradients, master and moments share one index space.
 
-use super::spec::{LocalBox, ParamSpec};
+use super::spec::{LocalBox, ParamSpec, Shard};
 use crate::device::{Category, DType, Device, Shared};
 use crate::tape::{ParamId, profile};
 use crate::tensor::Tensor;
@@ -18,6 +18,20 @@ pub struct Placed {
     pub spec: ParamSpec,
     pub start: usize,
     pub local: LocalBox,
+    pub covers: Covers,
+    /// Of the tp ranks that hold the same part, the first: it stands for them where a value is counted or stored once.
+    pub first: bool,
+}
+
+/// What the gradient of a tensor covers that a rank of tp computes, where others hold the same tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Covers {
+    /// All: each of them computes the same.
+    All,
+    /// The rows of x of the rank: fewer than all with sequence parallelism.
+    Rows,
+    /// The heads of the rank.
+    Heads,
 }
 
 impl Placed {
@@ -45,6 +59,17 @@ impl Declare {
     }
     /// Appends tensors of equal width one below the other, so that one GEMM sees them as one matrix.
     pub fn group(&mut self, specs: Vec<ParamSpec>) -> ParamId {
+        self.append(specs, Covers::All)
+    }
+    pub fn one(&mut self, spec: ParamSpec) -> ParamId {
+        self.group(vec![spec])
+    }
+    /// A tensor that every rank of tp holds, of whose gradient each may have only a part.
+    pub fn shared(&mut self, spec: ParamSpec, covers: Covers) -> ParamId {
+        assert_eq!(spec.shard, Shard::Replicated, "{} is on every rank", spec.name);
+        self.append(vec![spec], covers)
+    }
+    fn append(&mut self, specs: Vec<ParamSpec>, covers: Covers) -> ParamId {
         let start = self.end.next_multiple_of(GROUP_ALIGN);
         self.end = start;
         let mut id = ParamId { start, rows: 0, cols: 0 };
@@ -52,14 +77,13 @@ impl Declare {
             let local = spec.local(self.rank, self.size);
             assert!(id.rows == 0 || id.cols == local.cols, "widths in the group of {}", spec.name);
             id = ParamId { start, rows: id.rows + local.stored_rows, cols: local.cols };
-            let placed = Placed { spec, start: self.end, local };
+            let covers = if matches!(spec.shard, Shard::Heads { .. }) { Covers::Heads } else { covers };
+            let first = self.rank.is_multiple_of(spec.copies(self.size));
+            let placed = Placed { spec, start: self.end, local, covers, first };
             self.end += placed.id().len();
             self.params.push(placed);
         }
         id
-    }
-    pub fn one(&mut self, spec: ParamSpec) -> ParamId {
-        self.group(vec![spec])
     }
     pub fn rank(&self) -> usize {
         self.rank

@@ -40,7 +40,8 @@ impl Outside {
             longest = p.seq_len.max(longest);
         }
 
-        let (heads, qkv) = (m.heads * m.head_dim / tp, (m.heads + 2 * m.kv_heads) * m.head_dim / tp);
+        let heads = m.heads / tp * m.head_dim;
+        let qkv = heads + 2 * (m.kv_heads / tp).max(1) * m.head_dim;
         let up = m.ffn_dim * if m.is_glu() { 2 } else { 1 } / tp;
         // (in, out) of each weight
         let weights = [

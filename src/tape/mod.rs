@@ -80,7 +80,8 @@ impl Tape {
         let mut out: Vec<_> = y.iter().map(|v| self.shapes[v.0].empty(cx.dev)).collect();
         if cx.dev.is_meta() {
             self.note(cx, n, "forward");
-            op.meta_forward(cx, &mut out)?;
+            let shapes: Vec<_> = x.iter().map(|v| self.shapes[v.0]).collect();
+            op.meta_forward(cx, &shapes, &mut out)?;
         } else {
             let x: Vec<_> = x.iter().map(|v| &self.values[v.0]).collect();
             let what = || (self.label(n, "forward"), self.cost_of(n));
@@ -88,6 +89,10 @@ impl Tape {
         }
         y.iter().zip(out).for_each(|(v, y)| self.values[v.0] = y);
         Ok(())
+    }
+
+    pub fn shape(&self, v: Var) -> Shape {
+        self.shapes[v.0]
     }
 
     pub fn value(&self, v: Var) -> &Tensor {

@@ -119,7 +119,7 @@ pub trait Op: Send {
         Cost { flops: 0.0, bytes: moved as f64 }
     }
     /// What `forward` does on the Meta device: its collectives and its workspace, in the same order.
-    fn meta_forward(&self, _cx: &Cx, _y: &mut [Tensor]) -> Result<()> {
+    fn meta_forward(&self, _cx: &Cx, _x: &[Shape], _y: &mut [Tensor]) -> Result<()> {
         Ok(())
     }
     /// The same for `backward`; without collectives and workspace, only the gradients of the inputs come to exist.

@@ -23,10 +23,13 @@ pub fn launch(
         let remedy = format!("give 1 to {}, the positions of the model", model.max_positions);
         return refuse("--seq-len", format!("it is {seq_len}"), &remedy);
     }
-    let widths = [("heads", model.heads), ("kv_heads", model.kv_heads), ("ffn_dim", model.ffn_dim)];
-    if let Some((name, width)) = widths.iter().find(|(_, w)| tp == 0 || !w.is_multiple_of(tp)) {
+    if let Some((name, width)) = model.tp_problem(tp) {
         let problem = format!("{tp} does not divide the model's {name}: {width}");
-        return refuse("--tp", problem, "give a common divisor of heads, kv_heads and ffn_dim");
+        return refuse(
+            "--tp",
+            problem,
+            "give a common divisor of heads and ffn_dim that divides kv_heads or is a multiple of it",
+        );
     }
     if launch.ranks == 0 || !launch.ranks.is_multiple_of(tp) {
         let problem = format!("it is {}, of which --tp {tp} is no divisor", launch.ranks);

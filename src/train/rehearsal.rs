@@ -26,7 +26,8 @@ impl<'a> Rehearsal<'a> {
         let (shard, staging) =
             (config.parallel.shard_size(dp), processes::staging(config.parallel.reductions));
         let mesh = Mesh::pretend_staged(rank, (dp, shard), config.parallel.tp, staging);
-        Rehearsal { config, replica: Replica::new(Device::meta(), mesh, &plan(config)) }
+        let replica = Replica::new(Device::meta(), mesh, &plan(config));
+        Rehearsal { config, replica: replica.expect("pretended groups do not fail") }
     }
 
     /// How the updates of a phase are cut, in their order, with how many there are of each size.

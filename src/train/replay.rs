@@ -122,7 +122,6 @@ pub fn replay(config: &RunConfig, launch: &Launch, file: &Path) -> Result<Replay
         let problem = format!("--replay on {} ranks", launch.ranks);
         return Err(Error::launch(problem, "it takes one rank: leave --ranks out"));
     }
-    super::run::check(config, launch)?;
     let record = read(file)?;
     let path = file.with_extension("");
     let checkpoint = Checkpoint::open(&path)?;
@@ -135,6 +134,7 @@ pub fn replay(config: &RunConfig, launch: &Launch, file: &Path) -> Result<Replay
         ..config.parallel.clone()
     };
     let config = &RunConfig { parallel, ..config.clone() };
+    super::run::check(config, launch)?;
     let domains = corpora::open(config)?;
     let position = resume::check_resume(config, &domains, &checkpoint)?;
     let Position { update: step, phase: index, phase_step } = position;
@@ -144,7 +144,7 @@ pub fn replay(config: &RunConfig, launch: &Launch, file: &Path) -> Result<Replay
         return Err(Error::checkpoint(file, problem, "put the two together that belong together"));
     };
     let start = Start::Resume(Box::new(checkpoint), position);
-    let mut r = Replica::new(Device::cpu(launch.threads_per_rank()), Mesh::solo(), &plan(config));
+    let mut r = Replica::new(Device::cpu(launch.threads_per_rank()), Mesh::solo(), &plan(config))?;
     resume::load(config, &start, &mut r)?;
     let mut sampler = corpora::sampler(config, &domains, index)?;
     let first = position.sample(config);
@@ -173,12 +173,12 @@ pub fn replay(config: &RunConfig, launch: &Launch, file: &Path) -> Result<Replay
         }
     }
     r.flow.finish(&r.dev, &mut r.params)?;
-    ballot.square_sum = part_square_sum(&r.dev, &r.params, 0);
+    ballot.square_sum = part_square_sum(&r.dev, &r.params);
     let vote = ballot.cast(&r.dev, &r.mesh)?;
     let units = r.params.units.iter().map(|u| {
         let values = u.params.iter().flat_map(|p| &u.grads.data::<f32>()[p.range()]);
         let (bad, all) = values.fold((0, 0), |(bad, all), g| (bad + usize::from(!g.is_finite()), all + 1));
-        (u.name.clone(), unit_square_sum(&r.dev, u, 0).sqrt(), bad, all)
+        (u.name.clone(), unit_square_sum(&r.dev, u).sqrt(), bad, all)
     });
     Ok(Replay {
         // The sums of `step`.

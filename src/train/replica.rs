@@ -7,7 +7,7 @@ use crate::config::{EvalWeights, ModelConfig, OptimConfig, OptimKind};
 use crate::device::{DType, Device};
 use crate::model::Network;
 use crate::optim::{Optimizer, ema::Ema};
-use crate::params::{Accumulate, Dp, Flow, Params};
+use crate::params::{Accumulate, Dp, Flow, Params, Partial};
 use crate::tape::Recompute;
 
 pub struct Replica {
@@ -19,6 +19,8 @@ pub struct Replica {
     pub flow: Flow,
     pub optim: Optimizer,
     pub recompute: Recompute,
+    /// Whether training keeps x split over tp by rows.
+    pub sequence_parallel: bool,
 }
 
 /// What a replica is made of, besides its device and mesh.
@@ -30,20 +32,24 @@ pub struct Plan<'a> {
     /// ZeRO stage.
     pub zero: u8,
     pub accumulate: Accumulate,
+    pub sequence_parallel: bool,
     /// Longest sequence of any phase.
     pub seq_len: usize,
 }
 
 impl Replica {
-    /// Allocates; weights are zero until `params.fill`.
-    pub fn new(dev: Device, mesh: Mesh, plan: &Plan) -> Replica {
+    /// Allocates; weights are zero until `params.fill`. Collective over tp.
+    pub fn new(dev: Device, mesh: Mesh, plan: &Plan) -> Result<Replica> {
         let dp = dp(&mesh, plan.zero);
         let tp = (mesh.tp.rank(), mesh.tp.size());
+        let mesh = mesh.with_kv_copies(plan.model.kv_copies(tp.1))?;
         let (net, params) = Network::build(plan.model, &dev, plan.dtype, tp, dp, plan.seq_len);
         let optim = Optimizer::new(&dev, plan.optim, &params);
         let (shard, replicate) = (mesh.shard.clone(), mesh.replicate.clone());
-        let flow = Flow::new(shard, replicate, plan.zero, plan.accumulate, params.units.len());
-        Replica { dev, mesh, net, params, flow, optim, recompute: plan.recompute }
+        let &Plan { sequence_parallel, recompute, .. } = plan;
+        let partial = Partial { tp: mesh.tp.clone(), kv: mesh.kv.clone(), sequence_parallel };
+        let flow = Flow::new(shard, replicate, partial, plan.zero, plan.accumulate, params.units.len());
+        Ok(Replica { dev, mesh, net, params, flow, optim, recompute, sequence_parallel })
     }
 
     /// This rank's part of the model of a checkpoint, to look at and not to train: without gradients, masters and
@@ -66,9 +72,10 @@ impl Replica {
             recompute: Recompute::Keep,
             zero: 0,
             accumulate: Accumulate::Local,
+            sequence_parallel: false,
             seq_len,
         };
-        let mut r = Replica::new(dev, mesh, &plan);
+        let mut r = Replica::new(dev, mesh, &plan)?;
         r.params.forget_training();
         let as_stored = meta.dtype == dtype.name();
         let values = match weights {

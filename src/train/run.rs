@@ -104,6 +104,7 @@ pub fn plan(config: &RunConfig) -> Plan<'_> {
             config::Accumulate::Local => Accumulate::Local,
             config::Accumulate::Sharded => Accumulate::Sharded,
         },
+        sequence_parallel: config.parallel.sequence_parallel,
         seq_len: config.phases.iter().map(|p| p.seq_len).max().unwrap_or(config.run.seq_len),
     }
 }
@@ -149,7 +150,7 @@ fn rank_main(
     if council::any(&dev, mesh.world.as_ref(), signal::asked_to_stop(), "stop")? {
         return Err(Error::Requeue { step: start.step().unwrap_or(0) });
     }
-    let mut replica = Replica::new(dev, mesh, &plan(config));
+    let mut replica = Replica::new(dev, mesh, &plan(config))?;
     let position = resume::load(config, start, &mut replica)?;
     let mut rank = Rank {
         config,

@@ -109,7 +109,7 @@ pub fn step_unless(
     r.flow.finish(&r.dev, &mut r.params)?;
     // What replicas have in common is counted once.
     if r.mesh.replicate.rank() == 0 {
-        ballot.square_sum = part_square_sum(&r.dev, &r.params, r.mesh.tp.rank());
+        ballot.square_sum = part_square_sum(&r.dev, &r.params);
     }
     let vote = ballot.cast(&r.dev, &r.mesh)?;
 
@@ -168,10 +168,11 @@ pub fn forward_backward(
     Ok(Losses { nll, z })
 }
 
-/// Through all units: their tapes, sealed (empty unless `train`), and what the head's projection reads (N, C). The
-/// weights that the loss reads are here after it.
+/// Through all units: their tapes, sealed (empty unless `train`), and what the head's projection reads (N, C), or with
+/// sequence parallelism, which is for `train` alone, this rank's (N/R, C). The weights that the loss reads are here
+/// after it.
 pub fn forward(r: &mut Replica, seq: &Seq, at: At, train: bool) -> Result<(Tapes, Tensor)> {
-    let Replica { dev, mesh, net, params, flow, recompute, .. } = r;
+    let Replica { dev, mesh, net, params, flow, recompute, sequence_parallel, .. } = r;
     let units = params.units.len();
     let mut tapes = Tapes::with_capacity(units);
     let mut x = Tensor::default();
@@ -186,7 +187,7 @@ pub fn forward(r: &mut Replica, seq: &Seq, at: At, train: bool) -> Result<(Tapes
         let mut tape = Tape::default();
         let input = (unit > 0).then(|| tape.input(std::mem::take(&mut x)));
         let y = match input {
-            None => net.embed.forward(&mut tape, &cx)?,
+            None => net.embed.forward(&mut tape, &cx, *sequence_parallel && train)?,
             Some(x) if unit <= net.blocks.len() => net.blocks[unit - 1].forward(&mut tape, &cx, x)?,
             Some(x) => net.head.forward(&mut tape, &cx, x)?,
         };

@@ -62,6 +62,7 @@ pub struct Setup {
     /// Ranks of a shard group; 0 is all of dp.
     pub shard: usize,
     pub accumulate: Accumulate,
+    pub sequence_parallel: bool,
     /// Of each rank.
     pub threads: usize,
 }
@@ -85,6 +86,7 @@ impl Setup {
             zero: 0,
             shard: 0,
             accumulate: Accumulate::Local,
+            sequence_parallel: false,
             threads: 1,
         }
     }
@@ -112,11 +114,12 @@ impl Setup {
             recompute: self.recompute,
             zero: self.zero,
             accumulate: self.accumulate,
+            sequence_parallel: self.sequence_parallel,
             seq_len: self.seq_len,
         };
         let shard = if self.shard == 0 { self.dp } else { self.shard };
         let mesh = Mesh::grid(world, self.tp, shard)?;
-        let mut r = Replica::new(Device::cpu(self.threads), mesh, &plan);
+        let mut r = Replica::new(Device::cpu(self.threads), mesh, &plan)?;
         r.params.fill(&r.dev, &Varied)?;
         Ok(r)
     }

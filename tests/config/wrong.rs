@@ -64,7 +64,7 @@ const WRONG_SETS: &[(&str, &str, &str)] = &[
     ("data.web=data/web", "this is the string \"data/web\"", "[data.web]"),
     ("parallel.tp=3", "3 does not divide model.heads: 2", "give one of 1, 2"),
     ("parallel.zero=4", "4 is out of range", "from 0 to 3"),
-    ("parallel.sequence_parallel=true", "sequence_parallel = true is not built yet", "false"),
+    ("parallel.sequence_parallel=true", "true with tp = 1, where nothing is split", "set tp to 2 or more"),
     ("parallel.accumulate=sharded", "\"sharded\" with zero = 1", "set zero to 2 or 3"),
     ("parallel.shard=node", "shard = \"node\" is not built yet", "8 ranks"),
     ("parallel.shard=0 ranks", "unknown value \"0 ranks\"", "N ranks"),
@@ -175,6 +175,15 @@ fn each_wrong_file_is_answered_with_file_key_and_line() {
         (phase("[optim]\nsgd = {}\nadamw = {}"), "optim.sgd (line 16): adamw and sgd are both given"),
         (phase("[optim.sgd]\nmomentum = 0.9"), "`momentum` is not built yet"),
         (phase("optimizer = \"keep_v\"\n[optim.sgd]"), "sgd has no second moments to keep"),
+        (
+            phase("seq_len = 63\n[parallel]\ntp = 2\nsequence_parallel = true\nmicro_batch = 1"),
+            "a micro-batch of 1 x 63 tokens in phase \"main\" does not split over tp = 2; give seq_len or micro_batch",
+        ),
+        (
+            LEAST.replace("gpt2-tiny\"", "llama-tiny\"\nheads = 12\nhead_dim = 32\nkv_heads = 4")
+                + "\n[parallel]\ntp = 6",
+            "6 does not divide model.kv_heads: 4, and is no multiple of it; give one of 1, 2, 4, 12",
+        ),
         (second("lr = [{ kind = \"cosine\" }]"), "phase.1.lr.0.to (line 18): this required key is missing"),
         (
             second("schedule = \"keep\"\nlr = [{ kind = \"const\" }]"),

@@ -27,8 +27,9 @@ const WEIGHTS: usize = 1000;
 struct Sample {
     name: &'static str,
     cheap: bool,
-    /// Columns of its inputs.
+    /// Columns of its inputs, and rows.
     inputs: Vec<usize>,
+    rows: Vec<usize>,
     push: Build,
 }
 
@@ -39,7 +40,7 @@ fn sample<const Y: usize, O: Op + 'static>(
     op: impl Fn() -> O + 'static,
 ) -> Sample {
     let push = move |t: &mut Tape, cx: &Cx, x: &[Var]| t.push::<Y>(cx, op(), x).map(Vec::from);
-    Sample { name, cheap, inputs: inputs.into(), push: Box::new(push) }
+    Sample { name, cheap, inputs: inputs.into(), rows: vec![N; inputs.len()], push: Box::new(push) }
 }
 
 /// Every op as one of `tp` ranks has it, for the rows of `seq`.
@@ -57,9 +58,14 @@ fn samples(tp: usize, dtype: DType) -> Vec<Sample> {
     vec![
         sample::<2, _>("Norm", true, &[C], move || layer),
         sample::<2, _>("Norm", true, &[C], move || rms),
-        sample::<1, _>("ColumnLinear", false, &[C], move || ColumnLinear { w, bias, split: true }),
-        sample::<1, _>("ColumnLinear", false, &[C], move || ColumnLinear { w, bias, split: false }),
-        sample::<1, _>("ColumnLinear", false, &[C], move || ColumnLinear { w, bias: None, split: true }),
+        sample::<1, _>("ColumnLinear", false, &[C], move || ColumnLinear { w, bias, split: true, parts: 1 }),
+        sample::<1, _>("ColumnLinear", false, &[C], move || ColumnLinear { w, bias, split: false, parts: 1 }),
+        sample::<1, _>("ColumnLinear", false, &[C], move || ColumnLinear {
+            w,
+            bias: None,
+            split: true,
+            parts: 1,
+        }),
         sample::<1, _>("RowLinear", false, &[14 / tp, C], move || RowLinear { w: w_row, bias: bias_row }),
         sample::<1, _>("RowLinear", false, &[14 / tp, C], move || RowLinear { w: w_row, bias: None }),
         sample::<1, _>("Activation", true, &[C], || Activation(Kind::Gelu)),
@@ -77,6 +83,40 @@ fn samples(tp: usize, dtype: DType) -> Vec<Sample> {
             scale: 0.4,
             seq_len: N,
         }),
+        sample::<1, _>("Embedding", false, &[], move || Embedding {
+            tokens,
+            first: 0,
+            valid: 10,
+            positions,
+            types: None,
+            shape,
+        }),
+    ]
+}
+
+/// Those that know of sequence parallelism, with rows split over `tp` ranks.
+fn split_samples(tp: usize) -> Vec<Sample> {
+    let (w, bias) = (matrix(0, 14 / tp, C), Some(vector(900, 14 / tp)));
+    let (w_row, bias_row) = (matrix(0, C, 14 / tp), Some(vector(900, C)));
+    let shape = Shape { rows: N / tp, cols: C, dtype: DType::F64 };
+    let (tokens, positions) = (matrix(0, 10, C), Some(matrix(500, 4, C)));
+    vec![
+        Sample {
+            rows: vec![N / tp],
+            ..sample::<1, _>("ColumnLinear", false, &[C], move || ColumnLinear {
+                w,
+                bias,
+                split: true,
+                parts: tp,
+            })
+        },
+        Sample {
+            rows: vec![N, N / tp],
+            ..sample::<1, _>("RowLinear", false, &[14 / tp, C], move || RowLinear {
+                w: w_row,
+                bias: bias_row,
+            })
+        },
         sample::<1, _>("Embedding", false, &[], move || Embedding {
             tokens,
             first: 0,
@@ -143,7 +183,7 @@ fn a_product_costs_two_operations_for_each_pair_and_reads_and_writes_all_of_it_o
     for (dtype, size) in [(DType::F32, 4.0), (DType::Bf16, 2.0)] {
         // 100 · 3 · 7 products and as many sums; x, y and w
         let want = Cost { flops: 4200.0, bytes: (300.0 + 700.0 + 21.0) * size };
-        assert_eq!(ColumnLinear { w, bias: None, split: true }.cost(&shapes(dtype)), want);
+        assert_eq!(ColumnLinear { w, bias: None, split: true, parts: 1 }.cost(&shapes(dtype)), want);
         assert_eq!(RowLinear { w, bias: None }.cost(&shapes(dtype)), want);
     }
 }
@@ -167,8 +207,8 @@ fn used(dev: &Device, tp: &dyn Comm, s: &Sample) -> [(MemoryUse, u64); 2] {
     let mut grads = Tensor::zeros(dev, 1, WEIGHTS, DType::F64, Category::Grads);
     let cx = Cx { dev, tp, w: Weights(&weights), seq: &seq, at: At::default(), past: None };
     let mut t = Tape::default();
-    let zeros = |c: &usize| Tensor::zeros(dev, N, *c, DType::F64, Category::Activations);
-    let x: Vec<_> = s.inputs.iter().map(|c| t.input(zeros(c))).collect();
+    let zeros = |(c, n): (&usize, &usize)| Tensor::zeros(dev, *n, *c, DType::F64, Category::Activations);
+    let x: Vec<_> = s.inputs.iter().zip(&s.rows).map(|size| t.input(zeros(size))).collect();
     let now = || (dev.arena().used(), tp.traffic().bytes());
     let y = [0, 1].map(|_| (s.push)(&mut t, &cx, &x).expect("forward")[0]);
     let [end] = t.push(&cx, Reader, &y).expect("forward");
@@ -183,10 +223,15 @@ fn used(dev: &Device, tp: &dyn Comm, s: &Sample) -> [(MemoryUse, u64); 2] {
 #[test]
 fn the_meta_device_takes_and_sends_what_each_op_does() {
     for tp in [1, 2] {
-        for i in 0..samples(tp, DType::F64).len() {
-            let real = ranks(tp, |tp| used(&Device::cpu(1), tp, &samples(tp.size(), DType::F64)[i]));
+        let all = |tp: usize| {
+            let mut all = samples(tp, DType::F64);
+            all.extend(if tp > 1 { split_samples(tp) } else { vec![] });
+            all
+        };
+        for i in 0..all(tp).len() {
+            let real = ranks(tp, |tp| used(&Device::cpu(1), tp, &all(tp.size())[i]));
             for (rank, real) in real.into_iter().enumerate() {
-                let s = &samples(tp, DType::F64)[i];
+                let s = &all(tp)[i];
                 let told = used(&Device::meta(), &Solo::pretend(rank, tp, "tp"), s);
                 assert_eq!(told[0], real[0], "forward of {}, sample {i}, tp {tp}", s.name);
                 assert_eq!(told[1], real[1], "backward of {}, sample {i}, tp {tp}", s.name);

@@ -23,6 +23,8 @@ struct Problem {
     weights: Vec<f32>,
     cap: Option<f64>,
     z: f64,
+    /// Each rank has its rows of h and dh only.
+    split: bool,
 }
 
 /// Soft-caps and coefficients of the z term.
@@ -44,6 +46,7 @@ impl Problem {
             weights: (0..n).map(|i| [1.0, 0.0, 0.5][i % 3]).collect(),
             cap: None,
             z: 0.0,
+            split: false,
         }
     }
 
@@ -64,9 +67,11 @@ impl Problem {
         };
         let targets = Targets { ids: &self.ids, weights: &self.weights, scale: 0.25, z: self.z };
         let (mut dw, mut db) = (vec![0.0; vocab.w.len()], vec![0.0; rows.len()]);
-        let (mut nll, mut dh) = (vec![9.0f32; self.n], tensor(&dev, self.n, c, &vec![9.0; self.n * c]));
+        let n = if self.split { self.n / tp.size() } else { self.n };
+        let first = if self.split { tp.rank() * n } else { 0 };
+        let (mut nll, mut dh) = (vec![9.0f32; self.n], tensor(&dev, n, c, &vec![9.0; n * c]));
         let back = train.then(|| (VocabGrads { w: &mut dw, bias: Some(&mut db) }, &mut dh));
-        let h = tensor(&dev, self.n, c, &self.h);
+        let h = tensor(&dev, n, c, &self.h[first * c..(first + n) * c]);
         let squares = cross_entropy::<f64>(&dev, tp, &h, vocab, targets, &mut nll, back).expect("a loss");
         [nll.iter().map(|l| *l as f64).collect(), dh.to_f64(), dw, db, vec![squares]]
     }
@@ -158,7 +163,7 @@ fn parts(borders: &[usize]) -> Vec<Range<usize>> {
 fn a_vocabulary_over_ranks_gives_the_loss_the_gradients_and_the_logits_of_one_rank() {
     let borders = [&[0, 6, 11][..], &[0, 6, 11, 11]];
     for (terms, borders) in TERMS.into_iter().flat_map(|t| borders.map(|b| (t, b))) {
-        let p = Problem::with(terms);
+        let mut p = Problem::with(terms);
         let want = p.expected();
         let parts = parts(borders);
         for widest in [6, CHUNK] {
@@ -167,6 +172,12 @@ fn a_vocabulary_over_ranks_gives_the_loss_the_gradients_and_the_logits_of_one_ra
             for rank in &got {
                 same(&[rank[0].clone(), rank[1].clone(), joined(2), joined(3), rank[4].clone()], &want);
             }
+        }
+        p.split = true;
+        let got = ranks(parts.len(), |tp| p.solve(tp, parts[tp.rank()].clone(), 6, true));
+        let joined = |i: usize| got.iter().flat_map(|g| g[i].clone()).collect::<Vec<_>>();
+        for rank in &got {
+            same(&[rank[0].clone(), joined(1), joined(2), joined(3), rank[4].clone()], &want);
         }
         let all = ranks(parts.len(), |tp| {
             let (dev, rows) = (Device::cpu(2), parts[tp.rank()].clone());
@@ -195,7 +206,7 @@ fn logits_take_as_few_equal_chunks_as_their_limit_allows() {
         let (dev, tp) = (Device::meta(), Solo::new());
         let h = Shape { rows, cols: 1, dtype };
         // As wide as the widest: a logit for each row.
-        meta_cross_entropy(&dev, &tp, h, (1, widest), false, None).expect("a loss");
+        meta_cross_entropy(&dev, &tp, h, rows, (1, widest), false, None).expect("a loss");
         // A buffer is a multiple of 64 bytes.
         let bytes = (chunk * h.stat(1).dtype.bytes()).next_multiple_of(64);
         let peak = dev.arena().used().peak[Category::Logits as usize];
@@ -209,9 +220,9 @@ fn the_meta_device_takes_and_sends_what_the_loss_does() {
     for (terms, borders) in [TERMS[0], TERMS[3]].into_iter().flat_map(|t| borders.map(|b| (t, b))) {
         let p = Problem::with(terms);
         let parts = parts(borders);
-        for (widest, bias, train) in
-            [(6, true, true), (CHUNK, true, true), (CHUNK, false, true), (6, true, false)]
-        {
+        let cases = [(6, true, true), (CHUNK, true, true), (CHUNK, false, true), (6, true, false)];
+        for ((widest, bias, train), split) in cases.into_iter().flat_map(|c| [(c, 1), (c, parts.len())]) {
+            let n = p.n / split;
             let real = ranks(parts.len(), |tp| {
                 let (dev, rows) = (Device::cpu(1), parts[tp.rank()].clone());
                 let w = &p.w[rows.start * p.c..rows.end * p.c];
@@ -219,7 +230,7 @@ fn the_meta_device_takes_and_sends_what_the_loss_does() {
                 let vocab = Vocab { w, bias: b, first: rows.start, valid: rows.len(), widest, cap: p.cap };
                 let targets = Targets { ids: &p.ids, weights: &p.weights, scale: 0.25, z: p.z };
                 let (mut dw, mut db) = (vec![0.0; w.len()], vec![0.0; rows.len()]);
-                let h = tensor(&dev, p.n, p.c, &p.h);
+                let h = tensor(&dev, n, p.c, &p.h[..n * p.c]);
                 let mut dh = Shape::of(&h).empty(&dev);
                 let bias = bias.then_some(&mut *db);
                 let back = train.then_some((VocabGrads { w: &mut dw, bias }, &mut dh));
@@ -229,10 +240,10 @@ fn the_meta_device_takes_and_sends_what_the_loss_does() {
             });
             for (rank, real) in real.into_iter().enumerate() {
                 let (dev, tp) = (Device::meta(), Solo::pretend(rank, parts.len(), "tp"));
-                let h = Shape { rows: p.n, cols: p.c, dtype: DType::F64 };
+                let h = Shape { rows: n, cols: p.c, dtype: DType::F64 };
                 let (_h, mut dh) = (h.empty(&dev), h.empty(&dev));
                 let part = (parts[rank].len(), widest);
-                meta_cross_entropy(&dev, &tp, h, part, bias, train.then_some(&mut dh)).expect("a loss");
+                meta_cross_entropy(&dev, &tp, h, p.n, part, bias, train.then_some(&mut dh)).expect("a loss");
                 assert_eq!((dev.arena().used(), tp.traffic().bytes()), real, "rank {rank} of {parts:?}");
             }
         }

@@ -39,7 +39,7 @@ pub struct Pass {
     pub dw: Vec<f64>,
 }
 
-/// Runs an op on x, (columns, values) each with N rows, forward and then back from `dy`, the gradient of its first
+/// Runs an op on x, (columns, values) each, forward and then back from `dy`, the gradient of its first
 /// output. With `twice` another op of its kind reads the same inputs, and all gradients come twice.
 pub fn pass_on<const Y: usize, O: Op + 'static>(
     tp: &dyn Comm,
@@ -54,7 +54,7 @@ pub fn pass_on<const Y: usize, O: Op + 'static>(
     let weights = tensor(&dev, 1, weights.len(), weights);
     let cx = Cx { dev: &dev, tp, w: Weights(&weights), seq: &seq, at: At::default(), past: None };
     let mut t = Tape::default();
-    let vars: Vec<_> = x.iter().map(|(c, x)| t.input(tensor(&dev, N, *c, x))).collect();
+    let vars: Vec<_> = x.iter().map(|(c, x)| t.input(tensor(&dev, x.len() / c, *c, x))).collect();
     let y: [Var; Y] = t.push(&cx, op(), &vars).expect("forward");
     let values = y.map(|v| t.value(v).to_f64()).into();
     let mut outputs = vec![y[0]];
@@ -63,7 +63,8 @@ pub fn pass_on<const Y: usize, O: Op + 'static>(
     }
     let [end] = t.push(&cx, Total, &outputs).expect("a sum");
     let mut grads = Tensor::zeros(&dev, 1, weights.len(), weights.dtype(), Category::Grads);
-    let dy = tensor(&dev, N, dy.len() / N, dy);
+    let rows = t.value(end).rows();
+    let dy = tensor(&dev, rows, dy.len() / rows, dy);
     let dx = t.backward(&cx, &mut Grads(&mut grads), end, dy, vars.get(wrt).copied()).expect("backward");
     Pass { y: values, dx: if dx.exists() { dx.to_f64() } else { vec![] }, dw: grads.to_f64() }
 }

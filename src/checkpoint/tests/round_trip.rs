@@ -37,20 +37,53 @@ fn every_topology_reads_bit_by_bit_what_any_other_wrote() {
     }
 }
 
+/// Of kv heads fewer than ranks of tp one rank of those that hold the same writes.
+#[test]
+fn a_kv_head_on_several_ranks_is_stored_once_and_read_by_any_topology() {
+    let topologies = [
+        SOLO,
+        ranks(1, 2, 0),
+        ranks(1, 4, 0),
+        ranks(2, 4, 1),
+        ranks(2, 4, 3),
+        Ranks { replicas: 2, ..ranks(4, 4, 2) },
+    ];
+    for kv_heads in [1, 2] {
+        let model = ModelConfig { kv_heads, qkv_bias: true, ..models()[0].clone() };
+        let dir = tempfile::tempdir().unwrap();
+        let one = contents(&save_all(&dir.path().join("one"), &model, DType::Bf16, SOLO, 20).path);
+        for (i, from) in topologies.into_iter().enumerate() {
+            let saved = save_all(&dir.path().join(format!("{i}")), &model, DType::Bf16, from, 20);
+            let c = Checkpoint::open(&saved.path).unwrap();
+            assert_eq!(values_stored(&c), model.params() * (2 + 3 * 4), "{from:?}, {kv_heads} kv heads");
+            for to in topologies {
+                assert_reads(&c, &model, DType::Bf16, to);
+            }
+            let to = dir.path().join(format!("to{i}"));
+            merge(&c, &to, true).unwrap();
+            assert!(contents(&to) == one, "{from:?}");
+        }
+    }
+}
+
+/// Bytes of values in all files.
+fn values_stored(c: &Checkpoint) -> u64 {
+    let files = c.manifest().files.iter().filter(|f| f.name.ends_with(".safetensors"));
+    let bytes = files.map(|f| {
+        let bytes = std::fs::read(c.path().join(&f.name)).unwrap();
+        safetensors::SafeTensors::read_metadata(&bytes).unwrap().1.data_len() as u64
+    });
+    bytes.sum()
+}
+
 #[test]
 fn padding_is_not_written() {
     let [llama, _] = models();
     for ranks in [SOLO, ranks(2, 2, 1), ranks(1, 4, 0)] {
         let dir = tempfile::tempdir().unwrap();
         let c = Checkpoint::open(&save_all(dir.path(), &llama, DType::Bf16, ranks, 1).path).unwrap();
-        let mut values = 0;
-        for f in c.manifest().files.iter().filter(|f| f.name.ends_with(".safetensors")) {
-            let bytes = std::fs::read(c.path().join(&f.name)).unwrap();
-            let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
-            values += header.data_len() as u64;
-        }
         // bf16 weights, f32 master, m and v
-        assert_eq!(values, llama.params() * (2 + 3 * 4), "{ranks:?}");
+        assert_eq!(values_stored(&c), llama.params() * (2 + 3 * 4), "{ranks:?}");
     }
 }
 

@@ -126,6 +126,7 @@ fn describe(path: &Path, m: &Manifest) -> String {
         let split = match p.shard {
             Shard::Replicated => "on every tp rank".into(),
             Shard::Rows { unit } => format!("rows split by {unit}"),
+            Shard::Heads { unit } => format!("rows split by heads of {unit}"),
             Shard::Cols { unit } => format!("columns split by {unit}"),
         };
         line("", format!("{:<32} {:<16} {split}", p.name, format!("{:?}", p.shape())));

@@ -175,7 +175,7 @@ pub(super) const PARALLEL: Table = Table {
             "tp",
             size(1 << 20),
             "1",
-            "Ranks that split each matrix; divides `heads`, `kv_heads` and `ffn_dim`.",
+            "Ranks that split each matrix; divides `heads` and `ffn_dim`, and divides `kv_heads` or is a multiple of it.",
         ),
         key(
             "zero",
@@ -189,7 +189,12 @@ pub(super) const PARALLEL: Table = Table {
             "\"all\"",
             "Data-parallel ranks over which state is split; N divides dp, and dp / N groups replicate it.",
         ),
-        key("sequence_parallel", Takes::Bool, "false", "Not built yet; `true` is refused."),
+        key(
+            "sequence_parallel",
+            Takes::Bool,
+            "false",
+            "Splits activations between matrices over tp by rows of tokens: as many bytes sent, fewer kept. Needs tp > 1.",
+        ),
         may(
             "micro_batch",
             sizes(&read::GLOBAL_BATCH),
