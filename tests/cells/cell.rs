@@ -3,8 +3,8 @@
 use espalier::params::Accumulate;
 use espalier::tape::Recompute;
 
-/// Of both models: heads 8 and 4; 4 key-value heads of the Llama.
-const MOST_TP: usize = 4;
+/// Heads of the Llama, which has 4 key-value heads (with tp 8 two ranks hold each), and of the GPT-2.
+const HEADS: [usize; 2] = [8, 4];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cell {
@@ -17,13 +17,14 @@ pub struct Cell {
     pub micro: usize,
     pub accumulate: Accumulate,
     pub recompute: Recompute,
+    pub sequence_parallel: bool,
     /// Llama by AdamW, else GPT-2 by SGD.
     pub llama: bool,
 }
 
 impl Cell {
     /// The values that a pairwise cover pairs.
-    pub fn factors(&self) -> [usize; 7] {
+    pub fn factors(&self) -> [usize; 8] {
         [
             self.tp,
             self.dp / self.shard,
@@ -31,6 +32,7 @@ impl Cell {
             self.micro,
             usize::from(self.accumulate == Accumulate::Sharded),
             usize::from(self.recompute == Recompute::Full),
+            usize::from(self.sequence_parallel),
             usize::from(self.llama),
         ]
     }
@@ -39,8 +41,9 @@ impl Cell {
         let Cell { dp, tp, shard, zero, micro, .. } = self;
         let sums = if self.accumulate == Accumulate::Sharded { " sharded" } else { "" };
         let full = if self.recompute == Recompute::Full { " full" } else { "" };
+        let rows = if self.sequence_parallel { " sp" } else { "" };
         let model = if self.llama { "llama-adamw" } else { "gpt2-sgd" };
-        format!("{}x{shard}x{tp} zero{zero} micro{micro}{sums}{full} {model}", dp / shard)
+        format!("{}x{shard}x{tp} zero{zero} micro{micro}{sums}{full}{rows} {model}", dp / shard)
     }
 
     /// Of cells with the same, the results have the same bits: they differ in the ZeRO stage only (and recompute, which
@@ -55,19 +58,33 @@ impl Cell {
 pub fn legal(ranks: usize) -> Vec<Cell> {
     let divisors = |n: usize| (1..=n).filter(move |d| n.is_multiple_of(*d));
     let mut cells = vec![];
-    for tp in divisors(ranks).filter(|tp| *tp <= MOST_TP && tp.is_power_of_two()) {
-        let dp = ranks / tp;
-        for shard in divisors(dp).filter(|s| *s > 1 || dp == 1) {
-            for zero in 0..=3 {
-                for micro in [1, 4] {
+    let both = [true, false];
+    for llama in both {
+        let heads = if llama { HEADS[0] } else { HEADS[1] };
+        for tp in divisors(ranks).filter(|tp| heads.is_multiple_of(*tp)) {
+            let dp = ranks / tp;
+            for shard in divisors(dp).filter(|s| *s > 1 || dp == 1) {
+                for (zero, micro) in (0..=3).flat_map(|zero| [(zero, 1), (zero, 4)]) {
                     for accumulate in [Accumulate::Local, Accumulate::Sharded] {
                         for recompute in [Recompute::Keep, Recompute::Full] {
-                            for llama in [true, false] {
-                                let cell = Cell { dp, tp, shard, zero, micro, accumulate, recompute, llama };
+                            for sequence_parallel in both {
                                 let sharded = accumulate == Accumulate::Sharded;
-                                if (zero > 0 || shard == dp) && (zero >= 2 || !sharded) {
-                                    cells.push(cell);
+                                let nothing = (zero == 0 && shard != dp) || (zero < 2 && sharded);
+                                if nothing || (sequence_parallel && tp == 1) {
+                                    continue;
                                 }
+                                let cell = Cell {
+                                    dp,
+                                    tp,
+                                    shard,
+                                    zero,
+                                    micro,
+                                    accumulate,
+                                    recompute,
+                                    sequence_parallel,
+                                    llama,
+                                };
+                                cells.push(cell);
                             }
                         }
                     }
