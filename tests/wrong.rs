@@ -90,8 +90,16 @@ const WRONG: &[(&str, i32, &[&str])] = &[
     ),
     ("train run.toml --threads 0", 2, &["--threads 0", "give 1"]),
     ("train run.toml --set run.seqlen=5", 2, &["--set run.seqlen=5", "nearest is `seq_len`"]),
-    ("train run.toml --replay nowhere.json", 4, &["nowhere.json", "cannot be read", "RUN/replay/step-N.json"]),
-    ("train run.toml --replay run.toml", 4, &["run.toml", "not the file of a replay", "RUN/replay/step-N.json"]),
+    (
+        "train run.toml --replay nowhere.json",
+        4,
+        &["nowhere.json", "cannot be read", "RUN/replay/step-N.json"],
+    ),
+    (
+        "train run.toml --replay run.toml",
+        4,
+        &["run.toml", "not the file of a replay", "RUN/replay/step-N.json"],
+    ),
     ("train run.toml --ranks 2 --replay run.toml", 2, &["--replay on 2 ranks", "leave --ranks out"]),
     ("train run.toml --set numerics.spike=jump", 2, &["numerics.spike", "\"jump\"", "off, stop, skip"]),
     ("train run.toml --set numerics.window=1", 2, &["numerics.window", "2 to 65536"]),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 const SPIKES: [&str; 6] =
-    ["--set", "numerics.sigma=0.5", "--set", "numerics.window=4", "--set", "numerics.max_skips=1000"];
+    ["--set", "numerics.sigma=1.0", "--set", "numerics.window=4", "--set", "numerics.max_skips=1000"];
 
 fn rows(run: &Run, kind: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(run.folder.join("run/metrics.jsonl")).expect("metrics");
@@ -22,8 +22,10 @@ fn events(run: &Run, name: &str) -> usize {
 
 /// Names in the run directory, and its metrics.
 fn listed(run: &Run) -> (Vec<PathBuf>, String) {
-    let entries = ["run", "run/ckpt", "run/replay", "run/tb"].map(|dir| std::fs::read_dir(run.folder.join(dir)));
-    let mut names: Vec<PathBuf> = entries.into_iter().flatten().flatten().flatten().map(|e| e.path()).collect();
+    let entries =
+        ["run", "run/ckpt", "run/replay", "run/tb"].map(|dir| std::fs::read_dir(run.folder.join(dir)));
+    let mut names: Vec<PathBuf> =
+        entries.into_iter().flatten().flatten().flatten().map(|e| e.path()).collect();
     names.sort();
     (names, std::fs::read_to_string(run.folder.join("run/metrics.jsonl")).expect("metrics"))
 }
@@ -32,7 +34,10 @@ fn listed(run: &Run) -> (Vec<PathBuf>, String) {
 fn replay(run: &Run, args: &[&str], step: u64) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_espalier"));
     command.env_clear().current_dir(&run.folder).args(["train", "run.toml", "--threads", "1"]).args(args);
-    command.args(["--replay", &format!("run/replay/step-{step:08}.json")]).output().expect("the program starts")
+    command
+        .args(["--replay", &format!("run/replay/step-{step:08}.json")])
+        .output()
+        .expect("the program starts")
 }
 
 #[test]
@@ -47,7 +52,7 @@ fn spikes_are_skipped_by_all_ranks_and_a_resumed_run_skips_the_same() {
         steps.iter().filter(of).count()
     };
     let (all, late) = (skipped(0), skipped(33));
-    assert!(steps.len() as u64 == STEPS && (5..40).contains(&all) && late > 0, "{all} skips, {late} late");
+    assert!(steps.len() as u64 == STEPS && (2..55).contains(&all) && late > 0, "{all} skips, {late} late");
     assert_eq!(events(&calm, "update_skipped"), all);
     assert_eq!(events(&calm, "replay"), 2, "so many are kept");
     // The second phase begins with a new optimizer, whose t counts the updates that were made.
@@ -90,7 +95,8 @@ fn a_spike_stops_the_run_and_one_rank_makes_the_update_again() {
         assert!(!same || text.contains("the same bits"), "{text}");
         // Each unit, and each sample of the update.
         assert!(["embed ", "blocks.1 ", "0 of "].iter().all(|part| text.contains(part)), "{text}");
-        let samples = (4 * step..4 * step + 4).filter(|id| text.lines().any(|l| l.trim().starts_with(&format!("{id} "))));
+        let samples = (4 * step..4 * step + 4)
+            .filter(|id| text.lines().any(|l| l.trim().starts_with(&format!("{id} "))));
         assert_eq!(samples.count(), 4, "{text}");
         let out = replay(&run, &["--ranks", "2"], step);
         assert_eq!(out.status.code(), Some(2), "{}", String::from_utf8_lossy(&out.stderr));
@@ -102,13 +108,18 @@ fn what_is_not_finite_stops_the_run_or_is_skipped_so_many_times() {
     let site = Site::in_memory();
     let broken = |name: &str, args: &[&str]| {
         let run = site.run(name, args);
-        std::fs::write(run.folder.join("run.toml"), RUN.replace("to = 2e-3, frac", "to = 1e30, frac")).expect("write");
+        std::fs::write(run.folder.join("run.toml"), RUN.replace("to = 2e-3, frac", "to = 1e6, frac"))
+            .expect("write");
         run
     };
     let run = broken("stop", &RANKS);
     let status = run.start().wait();
     assert_eq!(status.code(), Some(6), "{status}: {}", run.stderr());
-    assert!(run.stderr().contains("gradient norm ") && run.stderr().contains("; nothing was updated"), "{}", run.stderr());
+    assert!(
+        run.stderr().contains("gradient norm ") && run.stderr().contains("; nothing was updated"),
+        "{}",
+        run.stderr()
+    );
     let step = rows(&run, "event")[0]["step"].as_u64().expect("a step");
     let out = replay(&run, &[], step);
     let text = String::from_utf8_lossy(&out.stdout);

@@ -47,7 +47,9 @@ fn asked_to_stop_in_an_evaluation_it_stops_and_makes_it_up() {
             }
             assert_eq!(status.code(), Some(75), "{status}: {}", run.stderr());
             let text = std::fs::read_to_string(&metrics).expect("metrics");
-            let owed = text.lines().any(|l| l.contains("\"evaluation_owed\"") && l.contains(&format!("\"step\":{step},")));
+            let owed = text
+                .lines()
+                .any(|l| l.contains("\"evaluation_owed\"") && l.contains(&format!("\"step\":{step},")));
             assert!(run.finished(step) || !owed, "what it goes on from is not there");
             run.finish();
             run.assert_ended_like(&calm);

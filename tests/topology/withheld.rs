@@ -98,7 +98,8 @@ fn a_bit_that_flips_on_one_rank_is_found_and_named_on_all() {
         (Setup { tp: 2, ..base.clone() }, 1, true, 0),
     ] {
         let (tensor, said) = flipped(&setup, rank, replicated, false);
-        let want = format!("5 rank {rank}: after update 2 its weights of {tensor} are not those of rank {of},");
+        let want =
+            format!("5 rank {rank}: after update 2 its weights of {tensor} are not those of rank {of},");
         for said in &said {
             let said = said.as_ref().expect("a difference is found");
             assert!(said.starts_with(&want), "{said}\n  instead of\n{want}");
