@@ -6,11 +6,12 @@ use super::index::{Index, Layout};
 use super::manifest::Manifest;
 use super::piece::{Area, Kind, overlap};
 use crate::config::EvalWeights;
-use crate::device::{DType, Device};
+use crate::device::{DType, Device, Elem};
 use crate::optim::Optimizer;
 use crate::params::{LocalBox, ParamSpec, Params, Placed, TensorSource};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
+use half::bf16;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Threads that verify: enough for a striped file system, few enough to leave the machine usable.
 const VERIFIERS: usize = 4;
+
+/// Values read at a time where they are kept in bf16.
+const NARROW: usize = 1 << 16;
 
 /// Which weights to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,7 +191,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Fills the (1, slice) buffer of a unit; padding stays as it is.
+    /// Fills the (1, slice) buffer of a unit, f32 or bf16; padding stays as it is.
     fn read_slice(
         &self,
         kind: Kind,
@@ -195,16 +199,26 @@ impl Checkpoint {
         slice: &Range<usize>,
         out: &mut Tensor,
     ) -> Result<()> {
-        let out = out.data_mut::<f32>();
+        let mut narrow = vec![];
         for p in params {
             let own = overlap(&p.range(), slice);
             if own.is_empty() {
                 continue;
             }
             let layout = self.layout(kind, &p.spec.name)?;
-            let range = own.start - p.start..own.end - p.start;
-            let out = &mut out[own.start - slice.start..own.end - slice.start];
-            layout.read(&self.files, p.local.into(), range, out)?;
+            let place = own.start - slice.start..own.end - slice.start;
+            let first = own.start - p.start;
+            if out.dtype() == DType::F32 {
+                let out = &mut out.data_mut::<f32>()[place];
+                layout.read(&self.files, p.local.into(), first..first + own.len(), out)?;
+                continue;
+            }
+            for (i, out) in out.data_mut::<bf16>()[place].chunks_mut(NARROW).enumerate() {
+                narrow.resize(out.len(), 0.0);
+                let first = first + i * NARROW;
+                layout.read(&self.files, p.local.into(), first..first + out.len(), &mut narrow)?;
+                out.iter_mut().zip(&narrow).for_each(|(o, x)| *o = <bf16 as Elem>::store(*x));
+            }
         }
         Ok(())
     }

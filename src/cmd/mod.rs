@@ -17,7 +17,7 @@ pub mod train;
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::comm::{launch, processes};
-use crate::{Error, Result};
+use crate::{Error, Result, signal};
 use clap::{Parser, Subcommand};
 use std::io::Write as _;
 use std::path::Path;
@@ -83,6 +83,12 @@ impl Cli {
             Command::Bench(b) => matches!(b, bench::Bench::Comm(_)),
             _ => false,
         };
+        if let Command::Train(train) = &self.command
+            && train.trains()
+        {
+            // A scheduler may ask as soon as the process is there, and MPI takes a while to start.
+            signal::listen();
+        }
         processes::begin(together)?;
         match self.command {
             Command::Corpus(c) => c.run(),

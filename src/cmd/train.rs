@@ -43,6 +43,11 @@ pub struct Train {
 }
 
 impl Train {
+    /// Whether it does more than say what it would do.
+    pub fn trains(&self) -> bool {
+        !self.dry_run
+    }
+
     pub fn run(self) -> Result<()> {
         let config = RunConfig::load(&self.file, &self.set)?;
         let ranks = processes::ranks(self.ranks)?;
@@ -50,7 +55,7 @@ impl Train {
         if let Some(file) = &self.replay {
             return print(&replay(&config, &launch, file)?.to_string());
         }
-        if !self.dry_run {
+        if self.trains() {
             return train(&config, &launch);
         }
         if !processes::is_first() {

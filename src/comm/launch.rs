@@ -123,7 +123,8 @@ mod tests {
     #[test]
     fn one_of_several_processes_is_known_by_the_variables_of_its_launcher() {
         #[allow(clippy::type_complexity)] // a table of cases
-        let several: [(&[(&str, &str)], &str, Option<usize>, Option<usize>); 9] = [
+        type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, Option<usize>, Option<usize>);
+        let several: [Case; 9] = [
             (
                 &[("OMPI_COMM_WORLD_SIZE", "4"), ("OMPI_COMM_WORLD_RANK", "2")],
                 "OMPI_COMM_WORLD_SIZE=4",

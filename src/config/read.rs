@@ -220,9 +220,6 @@ fn ema(t: &Table) -> Result<Option<f64>> {
 /// betas, eps, weight_decay (with its default), moments
 fn adam(t: &Table, usual_decay: f64) -> Result<([f64; 2], f64, f64, Precision)> {
     let moments = t.choice("moments", PRECISIONS)?.unwrap_or(Precision::F32);
-    if moments == Precision::Bf16 {
-        return Err(t.not_built("moments", "moments = \"bf16\"", "use \"f32\""));
-    }
     let betas = match t.list("betas")? {
         None => [0.9, 0.95],
         Some([a, b]) => {

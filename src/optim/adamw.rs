@@ -7,6 +7,7 @@
 //! The gradient is clipped before the coupled decay joins it, as in torch.
 
 use crate::device::{Elem, simd};
+use std::ops::Range;
 
 /// What one update of one range uses; all factors in the form the loop needs them.
 #[derive(Clone, Copy, Debug)]
@@ -88,4 +89,14 @@ pub fn sgd<T: Elem<Acc = f32>>(lr: f32, weight_decay: f32, scale: f32, g: &[f32]
 pub enum Master<'a, T> {
     Same(&'a mut [f32]),
     Apart(&'a mut [f32], &'a mut [T]),
+}
+
+impl<T> Master<'_, T> {
+    /// A part of them.
+    pub fn cut(&mut self, range: Range<usize>) -> Master<'_, T> {
+        match self {
+            Master::Same(w) => Master::Same(&mut w[range]),
+            Master::Apart(w, stored) => Master::Apart(&mut w[range.clone()], &mut stored[range]),
+        }
+    }
 }

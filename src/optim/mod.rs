@@ -2,6 +2,7 @@
 
 pub mod adamw;
 pub mod ema;
+mod moments;
 pub mod norm;
 pub mod state;
 

@@ -2,11 +2,14 @@
 
 use super::adamw::{AdamStep, Master, adam, sgd};
 use super::ema::Ema;
-use crate::config::{OptimConfig, OptimKind};
+use super::moments::{runs, widened};
+use crate::config::{OptimConfig, OptimKind, Precision};
 use crate::device::{Category, DType, Device, Shared};
 use crate::params::{Params, Unit, reduced};
+use crate::rng::Philox;
 use crate::tape::profile;
 use crate::tensor::Tensor;
+use half::bf16;
 use std::ops::Range;
 
 /// Elements per task.
@@ -38,18 +41,18 @@ struct Span {
     range: Range<usize>,
     weight_decay: f64,
     lr_scale: f64,
+    /// Index of the tensor in its unit.
+    param: usize,
 }
 
 impl Optimizer {
     pub fn new(dev: &Device, config: &OptimConfig, params: &Params) -> Optimizer {
         let moments = match config.kind {
-            OptimKind::AdamW { .. } | OptimKind::Adam { .. } => params
-                .units
-                .iter()
-                .map(|u| {
-                    [0, 1].map(|_| Tensor::zeros(dev, 1, u.slice.len(), DType::F32, Category::Optimizer))
-                })
-                .collect(),
+            OptimKind::AdamW { moments, .. } | OptimKind::Adam { moments, .. } => {
+                let dtype = if moments == Precision::Bf16 { DType::Bf16 } else { DType::F32 };
+                let zeros = |u: &Unit| Tensor::zeros(dev, 1, u.slice.len(), dtype, Category::Optimizer);
+                params.units.iter().map(|u| [zeros(u), zeros(u)]).collect()
+            }
             OptimKind::Sgd { .. } => vec![],
         };
         let ranges = params.units.iter().map(|u| spans(config, u)).collect();
@@ -101,64 +104,92 @@ impl Optimizer {
     ) {
         let start = unit.slice.start;
         // At stage 3 of ZeRO only the master is here, and it is rounded when it is gathered.
-        let Unit { weights, master, grads, part_grads, part, .. } = unit;
+        let Unit { weights, master, grads, part_grads, part, params, .. } = unit;
         let (grads, first) = reduced(grads, part_grads, part);
         let stored = weights.exists().then(|| Shared::new(weights.data_mut::<T>()));
         let master = master.exists().then(|| Shared::new(master.data_mut::<f32>()));
-        let moments = self.moments.get_mut(i).map(|m| m.each_mut().map(|t| Shared::new(t.data_mut::<f32>())));
+        let moments = self.moments.get_mut(i).map(Moments::new);
         let (spans, t) = (&self.ranges[i], self.t);
         dev.pool().run(spans.len(), |n| {
-            let Span { range, weight_decay, lr_scale } = &spans[n];
+            let Span { range, weight_decay, lr_scale, param } = &spans[n];
             let local = range.start - start..range.end - start;
             let (lr, scale) = ((hyper.lr * lr_scale) as f32, hyper.grad_scale as f32);
             // SAFETY: spans do not overlap.
             let stored = stored.as_ref().map(|s| unsafe { s.part(range.clone()) });
             // SAFETY: as above.
             let master = master.as_ref().map(|m| unsafe { m.part(local.clone()) });
-            let w = match (master, stored) {
+            let mut w = match (master, stored) {
                 (Some(master), Some(stored)) => Master::Apart(master, stored),
                 (Some(master), None) => Master::Same(master),
                 (None, Some(stored)) => Master::Same(bytemuck::cast_slice_mut::<T, f32>(stored)),
                 (None, None) => return,
             };
             let g = &grads.data::<f32>()[range.start - first..range.end - first];
-            match (&self.kind, &moments) {
-                (
-                    kind @ (OptimKind::AdamW { betas: [beta1, beta2], eps, .. }
-                    | OptimKind::Adam { betas: [beta1, beta2], eps, .. }),
-                    Some([m, v]),
-                ) => {
-                    let step = AdamStep {
-                        lr,
-                        beta1: *beta1 as f32,
-                        beta2: *beta2 as f32,
-                        eps: *eps as f32,
-                        weight_decay: *weight_decay as f32,
-                        correction1: (1.0 - beta1.powi(t as i32)) as f32,
-                        correction2: (1.0 - beta2.powi(t as i32)).sqrt() as f32,
-                        scale,
-                    };
-                    // SAFETY: as above.
-                    let (m, v) = unsafe { (m.part(local.clone()), v.part(local)) };
-                    match kind {
-                        OptimKind::Adam { .. } => adam::<T, true>(step, g, m, v, w),
-                        _ => adam::<T, false>(step, g, m, v, w),
+            let (kind, Some(moments)) = (&self.kind, &moments) else {
+                return sgd(lr, *weight_decay as f32, scale, g, w);
+            };
+            let (OptimKind::AdamW { betas: [beta1, beta2], eps, .. }
+            | OptimKind::Adam { betas: [beta1, beta2], eps, .. }) = kind
+            else {
+                return;
+            };
+            let step = AdamStep {
+                lr,
+                beta1: *beta1 as f32,
+                beta2: *beta2 as f32,
+                eps: *eps as f32,
+                weight_decay: *weight_decay as f32,
+                correction1: (1.0 - beta1.powi(t as i32)) as f32,
+                correction2: (1.0 - beta2.powi(t as i32)).sqrt() as f32,
+                scale,
+            };
+            let adam =
+                if matches!(kind, OptimKind::Adam { .. }) { adam::<T, true> } else { adam::<T, false> };
+            match moments {
+                // SAFETY: as above.
+                Moments::F32(m, v) => unsafe { adam(step, g, m.part(local.clone()), v.part(local), w) },
+                Moments::Bf16(m, v) => {
+                    let p = &params[*param];
+                    let stream = Philox::new(0, &format!("moments/{}", p.spec.name));
+                    for (run, index) in runs(p, range.clone()) {
+                        let local = run.start - start..run.end - start;
+                        // SAFETY: as above.
+                        let (m, v) = unsafe { (m.part(local.clone()), v.part(local)) };
+                        let at = run.start - range.start;
+                        widened(&stream, index, hyper.update, m, v, |r, m, v| {
+                            let r = at + r.start..at + r.end;
+                            adam(step, &g[r.clone()], m, v, w.cut(r));
+                        });
                     }
                 }
-                _ => sgd(lr, *weight_decay as f32, scale, g, w),
             }
         });
+    }
+}
+
+/// The moments of a unit, written by several tasks.
+enum Moments<'a> {
+    F32(Shared<'a, f32>, Shared<'a, f32>),
+    Bf16(Shared<'a, bf16>, Shared<'a, bf16>),
+}
+
+impl<'a> Moments<'a> {
+    fn new([m, v]: &'a mut [Tensor; 2]) -> Moments<'a> {
+        match m.dtype() {
+            DType::Bf16 => Moments::Bf16(Shared::new(m.data_mut()), Shared::new(v.data_mut())),
+            _ => Moments::F32(Shared::new(m.data_mut()), Shared::new(v.data_mut())),
+        }
     }
 }
 
 /// The tensors of a unit cut to its slice and to tasks; a matching group changes decay and learning rate.
 fn spans(config: &OptimConfig, unit: &Unit) -> Vec<Span> {
     let mut spans = vec![];
-    for p in &unit.params {
+    for (param, p) in unit.params.iter().enumerate() {
         let (weight_decay, lr_scale) = config.for_name(&p.spec.name);
         let own = p.range().start.max(unit.slice.start)..p.range().end.min(unit.slice.end);
         for start in (own.start..own.end).step_by(GRAIN) {
-            spans.push(Span { range: start..(start + GRAIN).min(own.end), weight_decay, lr_scale });
+            spans.push(Span { range: start..(start + GRAIN).min(own.end), weight_decay, lr_scale, param });
         }
     }
     spans

@@ -33,6 +33,8 @@ pub struct DryRun {
     /// Of the whole run, phase after phase.
     pub memory: Memory,
     pub checkpoint_bytes: u64,
+    /// N of Slurm's `--signal=USR1@N`: time to write a checkpoint before the job's is up, seconds.
+    pub slurm_signal_s: u64,
     #[serde(skip)]
     curve: Vec<f64>,
 }
@@ -184,6 +186,7 @@ impl DryRun {
             corpora: domains.iter().map(Corpus::new).collect(),
             curve: curve::sample(config),
             checkpoint_bytes: checkpoint_bytes(config),
+            slurm_signal_s: slurm_signal_s(checkpoint_bytes(config)),
             memory: Memory::new(&moments, outside),
             phases,
         })
@@ -342,9 +345,17 @@ fn checkpoint_bytes(config: &RunConfig) -> u64 {
         Precision::Bf16 => (2, 4),
     };
     let moments = match config.optim.kind {
-        OptimKind::AdamW { .. } | OptimKind::Adam { .. } => 8,
+        OptimKind::AdamW { moments, .. } | OptimKind::Adam { moments, .. } => match moments {
+            Precision::F32 => 8,
+            Precision::Bf16 => 4,
+        },
         OptimKind::Sgd { .. } => 0,
     };
     let ema = if config.optim.ema.is_some() { 4 } else { 0 };
     config.model.params() * (weights + master + moments + ema)
+}
+
+/// A minute for the update under way, and twice what a checkpoint takes at 100 MB/s, which shared file systems manage.
+fn slurm_signal_s(checkpoint_bytes: u64) -> u64 {
+    60 + 2 * checkpoint_bytes.div_ceil(100_000_000)
 }

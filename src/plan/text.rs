@@ -193,7 +193,8 @@ impl DryRun {
                 p.program
             )?;
         }
-        writeln!(f, "checkpoint  {} each", bytes(self.checkpoint_bytes))
+        let (each, seconds) = (bytes(self.checkpoint_bytes), self.slurm_signal_s);
+        writeln!(f, "checkpoint  {each} each; in a Slurm job --signal=USR1@{seconds} leaves time for one")
     }
 }
 

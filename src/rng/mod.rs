@@ -138,13 +138,42 @@ impl Philox {
         }
     }
 
+    /// `out[i]` = at(first_index + i, update).
+    #[inline(always)]
+    pub fn fill_words(&self, first_index: u64, update: u64, out: &mut [u32]) {
+        let (mut block, mut skip, mut done) = (first_index / 4, (first_index % 4) as usize, 0);
+        while done < out.len() {
+            let words = self.words(block, update);
+            let n = (AT_ONCE - skip).min(out.len() - done);
+            for (i, o) in out[done..done + n].iter_mut().enumerate() {
+                *o = words[(skip + i) % 4][(skip + i) / 4];
+            }
+            (done, skip, block) = (done + n, 0, block + BLOCKS as u64);
+        }
+    }
+
     /// Uniforms of the elements of `BLOCKS` blocks, update 0.
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // loops over lanes, which vectorise
     fn uniforms(&self, first: u64) -> [f64; AT_ONCE] {
+        let counter = self.words(first, 0);
+        let mut out = [0.0; AT_ONCE];
+        for i in 0..BLOCKS {
+            for (lane, words) in counter.iter().enumerate() {
+                out[4 * i + lane] = open_unit(words[i]);
+            }
+        }
+        out
+    }
+
+    /// The words of `BLOCKS` blocks, lane by lane.
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // loops over lanes, which vectorise
+    fn words(&self, first: u64, update: u64) -> [[u32; BLOCKS]; 4] {
         let block = |i: usize| first + i as u64;
         let (low, high) = (|i| block(i) as u32, |i| (block(i) >> 32) as u32);
-        let mut counter = [std::array::from_fn(low), std::array::from_fn(high), [0; BLOCKS], [0; BLOCKS]];
+        let update = [update as u32, (update >> 32) as u32].map(|word| [word; BLOCKS]);
+        let mut counter = [std::array::from_fn(low), std::array::from_fn(high), update[0], update[1]];
         let mut key = self.key;
         for _ in 0..ROUNDS {
             let [c0, c1, c2, c3] = &mut counter;
@@ -153,13 +182,7 @@ impl Philox {
             }
             key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
         }
-        let mut out = [0.0; AT_ONCE];
-        for i in 0..BLOCKS {
-            for (lane, words) in counter.iter().enumerate() {
-                out[4 * i + lane] = open_unit(words[i]);
-            }
-        }
-        out
+        counter
     }
 }
 

@@ -37,8 +37,12 @@ lr = [{ kind = "const", to = 1e-3 }]
 fn workplace() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/text");
-    let files: Vec<PathBuf> =
-        ["1821-Monroe-1.txt", "1829-Jackson-1.txt"].iter().map(|f| text.join(f)).collect();
+    let texts = std::fs::read_dir(text).unwrap().map(|e| e.unwrap());
+    let texts = texts.filter(|e| e.path().extension().is_some_and(|e| e == "txt"));
+    let mut files: Vec<(u64, PathBuf)> = texts.map(|e| (e.metadata().unwrap().len(), e.path())).collect();
+    // The shortest.
+    files.sort();
+    let files: Vec<PathBuf> = files.into_iter().take(10).map(|f| f.1).collect();
     build_bytes(&files, &dir.path().join("corpus")).unwrap();
     std::fs::write(dir.path().join("run.toml"), RUN).unwrap();
     dir
@@ -68,21 +72,15 @@ fn a_run_has_the_bits_of_one_whose_ranks_are_threads() {
     let dir = workplace();
     for (ranks, set) in [(2, ["parallel.tp=1", "parallel.zero=1"]), (4, ["parallel.tp=2", "parallel.zero=0"])]
     {
-        let args = |name: &str| {
-            let set = set.iter().flat_map(|s| ["--set".to_string(), s.to_string()]);
-            let start = ["train", "run.toml", "--threads", "1", "--set"].map(String::from);
-            start.into_iter().chain([format!("run.dir={name}")]).chain(set).collect::<Vec<_>>()
-        };
-        let own = |args: &[String]| args.iter().map(|a| a.as_str().to_owned()).collect::<Vec<String>>();
         let names = [format!("threads{ranks}"), format!("mpi{ranks}")];
-        let mut threads = own(&args(&names[0]));
-        threads.extend(["--ranks".into(), ranks.to_string()]);
-        let threads: Vec<&str> = threads.iter().map(String::as_str).collect();
-        let e = alone(dir.path(), &threads);
+        let dirs = names.clone().map(|name| format!("run.dir={name}"));
+        let threads = ranks.to_string();
+        let args = |i: usize| {
+            ["train", "run.toml", "--threads", "1", "--set", &dirs[i], "--set", set[0], "--set", set[1]]
+        };
+        let e = alone(dir.path(), &[&args(0)[..], &["--ranks", &threads]].concat());
         assert_eq!(e.code, Some(0), "{}", e.stderr);
-        let mpi = args(&names[1]);
-        let mpi: Vec<&str> = mpi.iter().map(String::as_str).collect();
-        let e = run(ranks, dir.path(), ESPALIER, &mpi, &[]);
+        let e = run(ranks, dir.path(), ESPALIER, &args(1), &[]);
         assert_eq!(e.code, Some(0), "{}", e.stderr);
         assert_eq!(e.stderr.matches("new run").count(), 1, "{}", e.stderr);
         for kind in ["step", "eval"] {
@@ -90,7 +88,7 @@ fn a_run_has_the_bits_of_one_whose_ranks_are_threads() {
             assert!(!want.is_empty());
             assert_eq!(got, want, "{kind} rows of {ranks} ranks");
         }
-        let [a, b] = [0, 1].map(|i| format!("{}@5", names[i]));
+        let [a, b] = [0, 1].map(|i| format!("{}/ckpt/step-00000005", names[i]));
         let e = alone(dir.path(), &["ckpt", "diff", &a, &b]);
         assert_eq!(e.code, Some(0), "{}{}", e.stdout, e.stderr);
         // Scored and evaluated by processes as by one.
@@ -135,7 +133,7 @@ fn what_all_ranks_find_is_said_once() {
     }
     let e = run(3, dir.path(), ESPALIER, &["train", "--nope"], &[]);
     assert_eq!((e.code, e.stderr.matches("unexpected argument").count()), (Some(2), 1), "{}", e.stderr);
-    let e = run(3, dir.path(), ESPALIER, &["train", "run.toml", "--dry-run"], &[]);
+    let e = run(2, dir.path(), ESPALIER, &["train", "run.toml", "--dry-run"], &[]);
     assert_eq!(
         (e.code, e.stdout.matches("memory of a rank").count()),
         (Some(0), 1),
@@ -165,4 +163,24 @@ fn a_world_of_one_where_the_launcher_announces_more_is_refused_by_both_names() {
             assert!(said.iter().all(|s| s.contains(part)), "no {part:?} in {said:?}");
         }
     }
+}
+
+#[test]
+fn a_rank_that_was_given_something_else_is_named_with_what_differs() {
+    let dir = workplace();
+    let batch = "run.global_batch=6";
+    let other = ["train", "run.toml", "--threads", "1", "--set", batch, "--set", "run.seed=2"];
+    let args =
+        [&["train", "run.toml", "--threads", "1", "--set", batch, ":", "-n", "1", ESPALIER][..], &other]
+            .concat();
+    let e = run(2, dir.path(), ESPALIER, &args, &[]);
+    assert_eq!(e.code, Some(2), "{}", e.stderr);
+    let said = e.said();
+    assert!(said.len() == 1 && said[0].starts_with("espalier: rank 2 on "), "{}", e.stderr);
+    assert!(
+        said[0].contains(" differs from rank 0 on ") && said[0].contains(" in the run file; "),
+        "{}",
+        said[0]
+    );
+    assert!(!dir.path().join("run/metrics.jsonl").exists(), "it began");
 }

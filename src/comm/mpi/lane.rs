@@ -59,7 +59,7 @@ mod tests {
             (lane.done, lane.post(3, 3), lane.post(3, 9), lane.post(3, 9)),
             (2, None, Some(3), Some(4))
         );
-        [4, 2, 3].map(|chunk| lane.complete(chunk));
+        [4, 2, 3].into_iter().for_each(|chunk| lane.complete(chunk));
         assert!(lane.ended() && lane.post(3, 9).is_none());
         let mut full = Lane::new(64);
         (0..64).for_each(|i| assert_eq!(full.post(64, 64), Some(i)));

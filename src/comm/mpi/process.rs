@@ -38,6 +38,7 @@ pub struct Process {
 const SPINS: u32 = 200;
 const YIELDS: u32 = 500;
 const NAP: Duration = Duration::from_micros(30);
+const LONG: u32 = 3000;
 /// Between two looks of the helper while something is under way, and how long it looks in vain before it parks.
 const HELP: Duration = Duration::from_micros(80);
 const IDLE: u32 = 50;
@@ -117,7 +118,7 @@ impl Process {
     /// Waits for a collective and takes it out.
     pub fn finish(&self, id: u32) -> Result<Box<Flight>> {
         let mut watch = None;
-        let ended = self.until(|engine, naps| {
+        self.until(|engine, naps| {
             let lost = engine.lost.is_some();
             let flight = engine.flight(id);
             match flight.stage.clone() {
@@ -137,8 +138,7 @@ impl Process {
                 Stage::Moving => {}
             }
             engine.lost.as_ref().map(|lost| Err(lost.error()))
-        });
-        ended
+        })
     }
 
     /// Drives the engine until `done` says something; `naps` is true for it now and then when nothing happens.
@@ -160,7 +160,9 @@ impl Process {
             match looks {
                 _ if looks <= self.spins => std::hint::spin_loop(),
                 _ if looks <= self.spins + YIELDS => std::thread::yield_now(),
-                _ => std::thread::sleep(NAP),
+                // Who waits for long, for a checkpoint or at the end, hardly costs anything.
+                n if n < LONG => std::thread::sleep(NAP),
+                _ => std::thread::sleep(10 * NAP),
             }
         };
         self.waiting.fetch_sub(1, SeqCst);

@@ -41,7 +41,12 @@ const EPS: Key = key(
     "1e-8",
     "Added to the root of the second moment.",
 );
-const MOMENTS: Key = key("moments", PRECISION, "\"f32\"", "Type of the moments; `bf16` is not built yet.");
+const MOMENTS: Key = key(
+    "moments",
+    PRECISION,
+    "\"f32\"",
+    "Type of the moments; `bf16` ones are rounded at random, so that small changes count.",
+);
 
 pub(super) const OPTIM_ADAMW: Table = Table {
     path: "optim.adamw",
