@@ -57,9 +57,14 @@ pub fn train(config: &RunConfig, launch: &Launch) -> Result<()> {
     let found =
         if processes::joined().is_none() { Some(resume::find(config, &domains, None)?) } else { None };
     let setup = Setup { deadline: launch.deadline, reductions: config.parallel.reductions };
-    processes::run(launch.ranks, &setup, |world| match &found {
-        Some(found) => rank_main(config, launch, &domains, found, world),
-        None => rank_main(config, launch, &domains, &resume::find(config, &domains, Some(&*world))?, world),
+    processes::run(launch.ranks, &setup, |world| {
+        if let Some(found) = &found {
+            return rank_main(config, launch, &domains, found, world);
+        }
+        // A rank with another run file would look elsewhere, and find everything damaged.
+        agreement::check(&Device::cpu(1), world.as_ref(), &agreement::facts(config, &domains, None, &[]))?;
+        let found = resume::find(config, &domains, Some(&*world))?;
+        rank_main(config, launch, &domains, &found, world)
     })?;
     Ok(())
 }

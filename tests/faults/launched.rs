@@ -108,8 +108,8 @@ fn disturb(run: &Run, ranks_of: usize, signal: libc::c_int, delay: Duration, ran
 }
 
 /// How long an undisturbed run takes, and the run.
-fn calm(site: &Site, n: usize, spread: &[&str]) -> (Run, f64) {
-    let run = site.run(&format!("calm-{n}"), spread);
+fn calm(site: &Site, name: &str, n: usize, spread: &[&str]) -> (Run, f64) {
+    let run = site.run(name, spread);
     let began = Instant::now();
     let status = run.start_as(launcher(n)).wait();
     assert!(status.success(), "{status}: {}", run.stderr());
@@ -129,7 +129,7 @@ pub fn kills(moments: usize) -> String {
         if kills >= share {
             continue;
         }
-        let (calm, seconds) = calm(&site, n, spread);
+        let (calm, seconds) = calm(&site, &format!("calm-{i}"), n, spread);
         while kills < share {
             let run = site.run(&format!("round-{i}-{ends}"), spread);
             for attempt in 0.. {
@@ -166,7 +166,7 @@ pub fn kills(moments: usize) -> String {
 pub fn stops(moments: usize) -> String {
     let site = Site::in_memory();
     let mut random = Random(15);
-    let (calm, seconds) = calm(&site, 3, &["--set", "run.global_batch=6"]);
+    let (calm, seconds) = calm(&site, "calm", 3, &["--set", "run.global_batch=6"]);
     let (mut stops, wanted) = (0, moments.div_ceil(5).min(10));
     while stops < wanted {
         let run = site.run(&format!("round-{stops}"), &["--set", "run.global_batch=6"]);
@@ -199,7 +199,7 @@ pub fn stops(moments: usize) -> String {
 pub fn damage() -> String {
     let site = Site::in_memory();
     let mut random = Random(16);
-    let (calm, _) = calm(&site, 2, &[]);
+    let (calm, _) = calm(&site, "calm", 2, &[]);
     let all = files(&calm.checkpoint(STEPS));
     let harmed = ["optim-r00001.safetensors", "weights-r00000.safetensors", "manifest.json"];
     for (file, how) in harmed.into_iter().zip(DAMAGE) {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 const SPIKES: [&str; 6] =
-    ["--set", "numerics.sigma=0.5", "--set", "numerics.window=4", "--set", "numerics.max_skips=1000"];
+    ["--set", "numerics.sigma=1.0", "--set", "numerics.window=4", "--set", "numerics.max_skips=1000"];
 
 fn rows(run: &Run, kind: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(run.folder.join("run/metrics.jsonl")).expect("metrics");
@@ -52,7 +52,7 @@ fn spikes_are_skipped_by_all_ranks_and_a_resumed_run_skips_the_same() {
         steps.iter().filter(of).count()
     };
     let (all, late) = (skipped(0), skipped(33));
-    assert!(steps.len() as u64 == STEPS && (5..40).contains(&all) && late > 0, "{all} skips, {late} late");
+    assert!(steps.len() as u64 == STEPS && (2..55).contains(&all) && late > 0, "{all} skips, {late} late");
     assert_eq!(events(&calm, "update_skipped"), all);
     assert_eq!(events(&calm, "replay"), 2, "so many are kept");
     // The second phase begins with a new optimizer, whose t counts the updates that were made.
@@ -108,7 +108,7 @@ fn what_is_not_finite_stops_the_run_or_is_skipped_so_many_times() {
     let site = Site::in_memory();
     let broken = |name: &str, args: &[&str]| {
         let run = site.run(name, args);
-        std::fs::write(run.folder.join("run.toml"), RUN.replace("to = 2e-3, frac", "to = 1e30, frac"))
+        std::fs::write(run.folder.join("run.toml"), RUN.replace("to = 2e-3, frac", "to = 1e6, frac"))
             .expect("write");
         run
     };
