@@ -74,7 +74,8 @@ pub fn cells(world: World, cells: &[Cell]) -> Result<Vec<Report>> {
     let mut reports = vec![];
     for cell in cells {
         let want = alone.entry(cell.llama).or_insert_with(|| {
-            let one = Cell { dp: 1, tp: 1, shard: 1, zero: 0, micro: 1, sequence_parallel: false, ..cell.twin() };
+            let one =
+                Cell { dp: 1, tp: 1, shard: 1, zero: 0, micro: 1, sequence_parallel: false, ..cell.twin() };
             setup(&one).run(|r| train(r, &one, batch_size(world.size()))).remove(0)
         });
         let mut replica = setup(cell).replica(world.clone())?;
@@ -137,7 +138,18 @@ fn setup(cell: &Cell) -> Setup {
         OptimKind::AdamW { betas: [0.9, 0.95], eps: 1e-3, weight_decay: 0.1, moments: Precision::F32 };
     let kind = if cell.llama { adamw } else { OptimKind::Sgd { weight_decay: 0.01 } };
     let Cell { dp, tp, shard, zero, accumulate, recompute, sequence_parallel, .. } = *cell;
-    Setup { kind, dp, tp, shard, zero, accumulate, recompute, sequence_parallel, seq_len: SEQ_LEN, ..Setup::solo(model(cell)) }
+    Setup {
+        kind,
+        dp,
+        tp,
+        shard,
+        zero,
+        accumulate,
+        recompute,
+        sequence_parallel,
+        seq_len: SEQ_LEN,
+        ..Setup::solo(model(cell))
+    }
 }
 
 fn train(r: &mut Replica, cell: &Cell, batch: usize) -> Result<Trace> {
