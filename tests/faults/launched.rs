@@ -67,6 +67,8 @@ fn send(pid: libc::pid_t, signal: libc::c_int) {
 enum End {
     /// It was over before.
     Well,
+    /// It had saved its last checkpoint. Then ranks wait for each other to leave, as long as that takes.
+    Late,
     /// With the signalled rank and what was said.
     Badly(usize, String),
 }
@@ -86,7 +88,9 @@ fn disturb(run: &Run, ranks_of: usize, signal: libc::c_int, delay: Duration, ran
             }
             return End::Badly(rank, run.stderr());
         }
-        if hit.is_none() && began.elapsed() > delay {
+        // A rank that is held while MPI starts holds up the library, which has no deadline.
+        let started = signal != libc::SIGSTOP || run.stderr().contains("phase one");
+        if hit.is_none() && began.elapsed() > delay && started {
             let there = ranks(run);
             if there.len() == ranks_of {
                 let (rank, pid) = there[random.below(there.len())];
@@ -101,6 +105,9 @@ fn disturb(run: &Run, ranks_of: usize, signal: libc::c_int, delay: Duration, ran
             ranks(run).iter().for_each(|r| send(r.1, libc::SIGKILL));
             send(pid, libc::SIGKILL);
             process.signal(libc::SIGKILL);
+            if run.finished(STEPS) {
+                return End::Late;
+            }
             panic!("rank {rank} got signal {signal}, and {END:?} later the run has not ended:\n{story}");
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -136,7 +143,7 @@ pub fn kills(moments: usize) -> String {
                 let wanted = kills < share && attempt < 6;
                 let delay = if wanted { seconds * random.below(1000) as f64 / 1000.0 } else { 1e6 };
                 match disturb(&run, n, libc::SIGKILL, Duration::from_secs_f64(delay), &mut random) {
-                    End::Well => break,
+                    End::Well | End::Late => break,
                     End::Badly(rank, said) => {
                         kills += 1;
                         // The launcher may be faster than the others, and names it itself.
@@ -167,14 +174,21 @@ pub fn stops(moments: usize) -> String {
     let site = Site::in_memory();
     let mut random = Random(15);
     let (calm, seconds) = calm(&site, "calm", 3, &["--set", "run.global_batch=6"]);
-    let (mut stops, wanted) = (0, moments.div_ceil(5).min(10));
+    let (mut stops, mut late, wanted) = (0, 0, moments.div_ceil(5).min(10));
     while stops < wanted {
-        let run = site.run(&format!("round-{stops}"), &["--set", "run.global_batch=6"]);
+        let run = site.run(
+            &format!("round-{stops}-{late}-{}", random.below(1 << 30)),
+            &["--set", "run.global_batch=6"],
+        );
         loop {
-            let delay = seconds * (0.3 + 0.7 * random.below(1000) as f64 / 1000.0);
+            let delay = seconds * (0.3 + 0.5 * random.below(1000) as f64 / 1000.0);
             let delay = if stops < wanted { delay } else { 1e6 };
             match disturb(&run, 3, libc::SIGSTOP, Duration::from_secs_f64(delay), &mut random) {
                 End::Well => break,
+                End::Late => {
+                    late += 1;
+                    break;
+                }
                 End::Badly(rank, said) => {
                     let names = said.lines().filter(|l| l.starts_with("espalier: ")).collect::<Vec<_>>();
                     assert!(
@@ -192,7 +206,10 @@ pub fn stops(moments: usize) -> String {
         }
         assert_alike(&run, &calm);
     }
-    format!("{stops} ranks held, each named when the deadline of {DEADLINE} s was over")
+    format!(
+        "{stops} ranks held, each named when the deadline of {DEADLINE} s was over; {late} held after the last checkpoint, \
+         where ranks wait for each other without one"
+    )
 }
 
 /// Each rank reads by itself, and all begin from the same.
