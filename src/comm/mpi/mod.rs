@@ -39,6 +39,7 @@ use mpi::environment::Universe;
 use mpi::traits::Communicator;
 use place::Place;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 use wire::Control;
 
 static PROCESS: OnceLock<Arc<Process>> = OnceLock::new();
@@ -141,16 +142,27 @@ pub fn run<R>(process: &Arc<Process>, setup: &Setup, f: impl FnOnce(World) -> Re
     }
     process.engine().tell(&Control::Done { run });
     let (rank, own) = (process.rank, &process.places[process.rank]);
+    let since = Instant::now();
     process.until(|engine, naps| {
         let back = |r: usize| r == rank || engine.peers[r].done >= run || engine.peers[r].end.is_some();
         if engine.lost.is_some() || (0..process.size()).all(back) {
             return Some(());
         }
-        // The others may take their time, if they are there.
-        let gone = |r: &usize| !back(*r) && process.places[*r].is_gone(own);
-        if let Some(r) = (0..process.size()).find(gone).filter(|_| naps) {
-            let place = &process.places[r];
-            let problem = format!("its process {} on {} is gone", place.pid, place.host);
+        if !naps {
+            return None;
+        }
+        // The others may take their time, if they are there and it is not for ever.
+        let late = since.elapsed() > setup.deadline;
+        let gone = |r: &usize| !back(*r) && (late || process.places[*r].is_gone(own));
+        if let Some(r) = (0..process.size()).find(gone) {
+            let (place, deadline) = (&process.places[r], setup.deadline);
+            let problem = match place.is_gone(own) {
+                true => format!("its process {} on {} is gone", place.pid, place.host),
+                false => format!(
+                    "its process {} on {} has not come to the end of the run in {deadline:?}",
+                    place.pid, place.host
+                ),
+            };
             crate::terminal::say(&format!("espalier: rank {r}: {problem}"));
             engine.told = true;
             engine.lose(r, problem);
