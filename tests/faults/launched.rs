@@ -207,8 +207,7 @@ pub fn stops(moments: usize) -> String {
         assert_alike(&run, &calm);
     }
     format!(
-        "{stops} ranks held, each named when the deadline of {DEADLINE} s was over; {late} held after the last checkpoint, \
-         where ranks wait for each other without one"
+        "{stops} ranks held, each named when the deadline of {DEADLINE} s was over; {late} held after the last checkpoint"
     )
 }
 
