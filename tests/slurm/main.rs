@@ -90,7 +90,7 @@ fn a_node_that_vanishes_is_named_and_the_job_goes_on_when_it_is_back() {
     job.complete(&run);
     let log = run.log();
     let resumed: u64 = between(&log, "resuming at step ", " from").parse().expect("a step");
-    assert!(resumed >= EVERY && resumed % EVERY == 0 && run.attempts() == 2, "{log}");
+    assert!(resumed >= EVERY && resumed.is_multiple_of(EVERY) && run.attempts() == 2, "{log}");
     assert_eq!(run.losses(), *calm(&rig));
 }
 
