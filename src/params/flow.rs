@@ -90,7 +90,7 @@ impl Flow {
         Ok(())
     }
 
-    /// The weights of a unit are not needed for now.
+    /// The weights of a unit are not needed until they are fetched again.
     pub fn release(&self, params: &mut Params, unit: usize) {
         if self.zero == 3 {
             params.units[unit].weights = Tensor::default();
