@@ -161,7 +161,7 @@ fn checkpoints() {
         },
         dtype: espalier::DType::F32,
         shape: vec![range[1] - range[0]],
-        bytes: &[63; 48][..4 * (range[1] - range[0])],
+        content: espalier::checkpoint::piece::Content::Stored(&[63; 48][..4 * (range[1] - range[0])]),
     };
     let whole = vec![piece(&w, [0, 4, 0, 3], [0, 12], 0), piece(&b, [0, 4, 0, 1], [0, 4], 0)];
     let split = vec![
@@ -203,6 +203,7 @@ fn meta(model: &ModelConfig) -> espalier::checkpoint::manifest::Meta {
         ledger: serde_json::Value::Null,
         data: serde_json::Value::Null,
         corpora: vec![],
+        numbers: serde_json::Value::Null,
         tokenizer_hash: "0".into(),
         end_of_document: None,
         seed: 1,
