@@ -1,5 +1,6 @@
 //! The commit that is built, for `--version`, `run` rows and checkpoints: that of the clone this lies in, or what
-//! ESPALIER_GIT says (for packages, which are built without git), or "unknown".
+//! ESPALIER_GIT says (for packages, which are built without git), or "unknown". A debug build says "debug": its
+//! sources change more often than its commits, and every commit would build everything again.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +9,8 @@ fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=ESPALIER_GIT");
     let told = std::env::var("ESPALIER_GIT").ok().filter(|told| !told.trim().is_empty());
-    let hash = told.or_else(head).unwrap_or_else(|| "unknown".into());
+    let debug = std::env::var("PROFILE").is_ok_and(|profile| profile == "debug").then(|| "debug".to_string());
+    let hash = told.or(debug).or_else(head).unwrap_or_else(|| "unknown".into());
     println!("cargo:rustc-env=ESPALIER_GIT={}", hash.trim());
 }
 

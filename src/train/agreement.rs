@@ -7,7 +7,10 @@ use crate::data::Domain;
 use crate::device::{Category, Device};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
-use xxhash_rust::xxh3::xxh3_64;
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::sync::OnceLock;
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 /// What must be the same, as a person calls it, and its hash.
 pub type Fact = (String, u64);
@@ -15,7 +18,7 @@ pub type Fact = (String, u64);
 /// `start`: the step of the checkpoint that was found, if any. `programs`: as `rehearsal::program_hashes`.
 pub fn facts(config: &RunConfig, domains: &[Domain], start: Option<u64>, programs: &[u64]) -> Vec<Fact> {
     let mut all = vec![
-        ("the program".to_string(), xxh3_64(crate::VERSION.as_bytes())),
+        ("the program".to_string(), program()),
         ("the run file".into(), xxh3_64(config.resolved_toml().as_bytes())),
     ];
     all.extend(domains.iter().map(|d| (format!("corpus {:?}", d.name), d.corpus.hash())));
@@ -23,6 +26,17 @@ pub fn facts(config: &RunConfig, domains: &[Domain], start: Option<u64>, program
     all.push(("the newest checkpoint".into(), start.unwrap_or(u64::MAX)));
     all.extend(programs.iter().enumerate().map(|(i, hash)| (format!("what phase {i} computes"), *hash)));
     all
+}
+
+/// The hash of the program's file; of its version where the file cannot be read. Ranks that are threads ask once.
+fn program() -> u64 {
+    static HASH: OnceLock<u64> = OnceLock::new();
+    let read = || {
+        let mut hash = Xxh3Default::new();
+        io::copy(&mut BufReader::with_capacity(1 << 20, File::open(std::env::current_exe()?)?), &mut hash)?;
+        Ok::<u64, io::Error>(hash.digest())
+    };
+    *HASH.get_or_init(|| read().unwrap_or_else(|_| xxh3_64(crate::VERSION.as_bytes())))
 }
 
 /// Refuses a run whose ranks differ in a fact: `Launch`, the same on all ranks. Collective.
