@@ -1,10 +1,11 @@
 //! What this machine attains: products (`gemm`), a training step (`step`), batches of a corpus (`loader`), collectives
-//! between ranks (`comm`). Attained beside attainable, medians of several rounds.
+//! between ranks (`comm`), the machine alone (`roof`). Attained beside attainable, medians of several rounds.
 
 pub mod comm;
 pub mod gemm;
 pub mod loader;
 pub mod rates;
+pub mod roof;
 pub mod step;
 
 /// Busy seconds of the whole machine; NaN where /proc does not tell.

@@ -4,10 +4,12 @@
 //! count: those during which others used less than `NOISE` cores, if there are three such, otherwise all.
 //! FLOPs of a token = 6·M + 12·L·C·T, M the weights used in matrix products (the head once, look-ups not), no
 //! discount for the causal mask. `cpu_ms` is the CPU time of all threads, which others do not change much.
-//! `profile` then times each op of one more step, with what it attains, on standard error.
+//! `share_of_peak` counts what must be computed, causal attention half, against multiply-adds on registers.
+//! `profile` then times each op of more steps, beside the time that the roof over it allows.
 
 use crate::comm::Mesh;
 use crate::config::{Group, Head, ModelConfig, OptimConfig, OptimKind, Precision};
+use crate::device::gemm::peak;
 use crate::device::{DType, Device};
 use crate::params::{Accumulate, RandomInit};
 use crate::rng::Philox;
@@ -16,8 +18,10 @@ use crate::train::replica::{Plan, Replica};
 use crate::train::step::{MicroBatch, Update, step};
 use crate::train::vote::Ballot;
 use crate::{Error, Result};
+use serde::Serialize;
 use std::time::Instant;
 
+use super::roof::Roof;
 use super::{busy_seconds, median, resident_mib};
 
 /// Cores that others may use during a step that counts.
@@ -102,31 +106,65 @@ fn timed(steps: usize, mut f: impl FnMut() -> Result<()>) -> Result<Vec<Timed>> 
     Ok(each)
 }
 
-fn table(rows: &mut [profile::Row], wall: f64, cpu: f64) {
-    rows.sort_by(|a, b| b.cpu_seconds.total_cmp(&a.cpu_seconds));
+/// What an op of the profile took.
+#[derive(Serialize)]
+struct OpRow {
+    op: String,
+    /// Of the CPU time of the step
+    share: f64,
+    cpu_ms: f64,
+    wall_ms: f64,
+    calls: usize,
+    gflops: f64,
+    gbs: f64,
+    /// The time that its FLOPs and bytes need at least, of its wall time. More than 1 where a cache holds its operands.
+    attained: f64,
+}
+
+/// Of one step each, the longest first.
+fn ops(rows: Vec<profile::Row>, steps: usize, cpu: f64, roof: &Roof) -> Vec<OpRow> {
+    let each = |seconds: f64| seconds * 1e3 / steps as f64;
+    let of = |r: profile::Row| OpRow {
+        share: r.cpu_seconds / cpu,
+        cpu_ms: each(r.cpu_seconds),
+        wall_ms: each(r.seconds),
+        calls: r.calls / steps,
+        gflops: r.cost.flops / r.seconds / 1e9,
+        gbs: r.cost.bytes / r.seconds / 1e9,
+        attained: roof.seconds(r.cost) / r.seconds,
+        op: r.name,
+    };
+    let mut all: Vec<OpRow> = rows.into_iter().map(of).collect();
+    all.sort_by(|a, b| b.cpu_ms.total_cmp(&a.cpu_ms));
+    all
+}
+
+fn table(rows: &[OpRow], wall_ms: f64, cpu_ms: f64, roof: &Roof) {
     eprintln!(
-        "{:>6} {:>9} {:>9} {:>6} {:>9} {:>7}  op",
-        "share", "cpu ms", "wall ms", "calls", "GFLOP/s", "GB/s"
+        "{:>6} {:>9} {:>9} {:>6} {:>9} {:>7} {:>9}  op",
+        "share", "cpu ms", "wall ms", "calls", "GFLOP/s", "GB/s", "attained"
     );
-    for r in rows.iter() {
+    for r in rows {
         eprintln!(
-            "{:5.1}% {:9.2} {:9.2} {:6} {:9.1} {:7.1}  {}",
-            100.0 * r.cpu_seconds / cpu,
-            r.cpu_seconds * 1e3,
-            r.seconds * 1e3,
+            "{:5.1}% {:9.2} {:9.2} {:6} {:9.1} {:7.1} {:8.1}%  {}",
+            100.0 * r.share,
+            r.cpu_ms,
+            r.wall_ms,
             r.calls,
-            r.cost.flops / r.seconds / 1e9,
-            r.cost.bytes / r.seconds / 1e9,
-            r.name
+            r.gflops,
+            r.gbs,
+            100.0 * r.attained,
+            r.op
         );
     }
-    let inside: f64 = rows.iter().map(|r| r.seconds).sum();
-    let products: f64 = rows.iter().filter(|r| r.cost.flops > 0.0).map(|r| r.cpu_seconds).sum();
+    let inside: f64 = rows.iter().map(|r| r.wall_ms).sum();
+    let products: f64 = rows.iter().filter(|r| r.gflops > 0.0).map(|r| r.cpu_ms).sum();
     eprintln!(
-        "{:.1} ms, of it {:.1} between the ops; {:.0} % of the CPU time in products",
-        wall * 1e3,
-        (wall - inside) * 1e3,
-        100.0 * products / cpu
+        "{wall_ms:.1} ms, of it {:.1} between the ops; {:.0} % of the CPU time in products; the roof: {:.1} GFLOP/s, {:.1} GB/s",
+        wall_ms - inside,
+        100.0 * products / cpu_ms,
+        roof.f32_gflops,
+        roof.memory()
     );
 }
 
@@ -164,6 +202,8 @@ pub fn run(what: &Step) -> Result<serde_json::Value> {
     r.params.fill(&r.dev, &RandomInit { seed: 0 })?;
     let init_s = began.elapsed().as_secs_f64();
 
+    let dev = r.dev.clone();
+    let arithmetic = peak(dev.pool());
     let (mut losses, mut update) = (vec![], 0);
     let mut one = || {
         let b = [batch(&c, rows, seq_len, update)];
@@ -183,36 +223,45 @@ pub fn run(what: &Step) -> Result<serde_json::Value> {
     let used = if clean(&all).len() >= 3 { clean(&all) } else { all.clone() };
     let ms = median(used.iter().map(|t| t.ms).collect());
     let ms_min = used.iter().map(|t| t.ms).fold(f64::INFINITY, f64::min);
+    // The buffers that measure memory must not count.
+    let rss_mib = resident_mib();
+    let mut profiled = None;
     if what.profile {
+        let roof = Roof::measure(dev.pool(), false);
         profile::start();
         let (began, cpu) = (Instant::now(), profile::cpu_seconds());
         (0..block).try_for_each(|_| one())?;
         let (wall, cpu) = (began.elapsed().as_secs_f64(), profile::cpu_seconds() - cpu);
-        table(&mut profile::stop(), wall, cpu);
+        let found = ops(profile::stop(), block, cpu, &roof);
+        table(&found, wall * 1e3 / block as f64, cpu * 1e3 / block as f64, &roof);
+        profiled = Some((found, roof));
     }
+    let arithmetic = arithmetic.max(peak(dev.pool()));
 
-    let (dim, ffn, width) = (c.dim, c.ffn_dim, c.heads * c.head_dim);
-    let attention = dim * (width + 2 * c.kv_heads * c.head_dim) + dim * width;
-    let mlp = if c.is_glu() { 3 } else { 2 } * dim * ffn;
-    let head = dim * c.vocab + if c.head == Head::Mlm { dim * dim } else { 0 };
-    let products = c.layers * (attention + mlp) + head;
-    let flops = (rows * seq_len * (6 * products + 12 * c.layers * dim * seq_len)) as f64;
+    let tokens = (rows * seq_len) as f64;
+    let flops = tokens * c.flops_per_token(seq_len, false);
+    let needed = tokens * c.flops_per_token(seq_len, c.causal);
     let round = |x: f64, digits: i32| (x * 10f64.powi(digits)).round() / 10f64.powi(digits);
     let mut out = serde_json::json!({
         "tool": concat!("espalier-", env!("CARGO_PKG_VERSION")),
-        "config": preset, "layers": c.layers, "d": dim, "heads": c.heads, "kv": c.kv_heads, "ffn": ffn,
+        "config": preset, "layers": c.layers, "d": c.dim, "heads": c.heads, "kv": c.kv_heads, "ffn": c.ffn_dim,
         "vocab": c.vocab, "seq": seq_len, "batch": rows,
-        "params": c.params(), "nmm": products, "threads": threads, "dtype": dtype.name(),
+        "params": c.params(), "nmm": c.matmul_params(), "threads": threads, "dtype": dtype.name(),
         "recompute": format!("{recompute:?}").to_lowercase(),
         "ms": round(ms, 2), "ms_min": round(ms_min, 2),
         "cpu_ms": round(median(used.iter().map(|t| t.cpu_ms).collect()), 2),
-        "tok_s": round((rows * seq_len) as f64 / ms * 1e3, 1),
+        "tok_s": round(tokens / ms * 1e3, 1),
         "gflops": round(flops / ms / 1e6, 1), "gflops_best": round(flops / ms_min / 1e6, 1),
-        "rss_mib": resident_mib(), "init_s": round(init_s, 2), "first_s": round(first / 1e3, 2),
+        "peak_gflops": round(arithmetic, 1), "share_of_peak": round(needed / ms / 1e6 / arithmetic, 4),
+        "rss_mib": rss_mib, "init_s": round(init_s, 2), "first_s": round(first / 1e3, 2),
         "timed": all.len(), "clean": clean(&all).len(),
         "foreign": round(all.last().map_or(0.0, |t| t.foreign), 2),
         "loss0": round(losses[0], 4), "loss": round(*losses.last().expect("at least one step"), 4),
     });
+    if let Some((rows, roof)) = profiled {
+        out["ops"] = serde_json::json!(rows);
+        out["roof"] = serde_json::json!(roof);
+    }
     if what.losses {
         out["losses"] = losses.iter().map(|l| round(*l, 5)).collect();
     }

@@ -1,9 +1,11 @@
-//! `bench gemm | step | loader | comm`: what this machine attains, beside what it could.
+//! `bench machine | gemm | step | loader | comm`: what this machine attains, beside what it could.
 
+use crate::bench::roof::Roof;
 use crate::bench::{comm, gemm, loader, median, step};
 use crate::comm::processes;
 use crate::config::ModelConfig;
-use crate::device::DType;
+use crate::device::simd::isa;
+use crate::device::{DType, Pool};
 use crate::tape::Recompute;
 use crate::{Error, Result};
 use serde_json::json;
@@ -13,6 +15,8 @@ use std::time::Duration;
 /// Time the parts of a run on this machine
 #[derive(clap::Subcommand)]
 pub enum Bench {
+    /// What the machine can do at most: arithmetic, caches and memory, for each number of threads
+    Machine(Machine),
     /// The matrix products of training at the shapes of a model, beside the peak of the machine
     Gemm(Gemm),
     /// One training step on random tokens; the last line is a JSON object
@@ -21,6 +25,18 @@ pub enum Bench {
     Loader(Loader),
     /// Collectives between ranks; where these are processes, beside those of the MPI library
     Comm(Comm),
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  espalier bench machine                     1, 2, 4, ... threads, a second each
+  espalier bench machine --threads 8 --json")]
+pub struct Machine {
+    /// Only this number [default: 1, 2, 4, ... and all]
+    #[arg(long)]
+    threads: Option<usize>,
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(clap::Args)]
@@ -65,7 +81,7 @@ pub struct Step {
     /// Steps that count
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
-    /// Time each op of one more step; a table on stderr
+    /// Time each op of more steps, beside what the machine could do: a table on stderr, rows in the result
     #[arg(long)]
     profile: bool,
     /// All losses in the result
@@ -117,11 +133,48 @@ fn threads(asked: Option<usize>) -> Result<usize> {
 impl Bench {
     pub fn run(self) -> Result<()> {
         match self {
+            Bench::Machine(b) => b.run(),
             Bench::Gemm(b) => b.run(),
             Bench::Step(b) => b.run(),
             Bench::Loader(b) => b.run(),
             Bench::Comm(b) => b.run(),
         }
+    }
+}
+
+impl Machine {
+    fn run(self) -> Result<()> {
+        let all = threads(self.threads)?;
+        let mut counts: Vec<usize> =
+            std::iter::successors(Some(1), |n| Some(2 * n)).take_while(|n| *n < all).collect();
+        counts.push(all);
+        if self.threads.is_some() {
+            counts = vec![all];
+        }
+        let roofs: Vec<Roof> = counts.iter().map(|n| Roof::measure(&Pool::new(*n), true)).collect();
+        if self.json {
+            println!("{}", json!({ "vectors": format!("{:?}", isa()).to_lowercase(), "roofs": roofs }));
+            return Ok(());
+        }
+        for roof in &roofs {
+            let dot =
+                roof.bf16_dot_gflops.map_or("no such instruction".into(), |g| format!("{g:.1} GFLOP/s"));
+            println!(
+                "{} thread{}, {:?}: f32 multiply-adds {:.1} GFLOP/s; bf16 dots {dot}",
+                roof.threads,
+                if roof.threads == 1 { "" } else { "s" },
+                isa(),
+                roof.f32_gflops
+            );
+            for l in &roof.levels {
+                let kib = l.bytes as f64 / 1024.0;
+                println!(
+                    "  {:<7} {kib:>9.0} KiB each   read {:>7.1}   triad {:>7.1} GB/s",
+                    l.name, l.read, l.triad
+                );
+            }
+        }
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use crate::bench::{gemm, rates};
 use crate::comm::processes;
 use crate::config::ModelConfig;
 use crate::device::Pool;
-use crate::device::simd::{Isa, isa};
+use crate::device::simd::{self, Isa, isa};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -166,6 +166,10 @@ fn program() -> Finding {
 }
 
 fn vectors() -> Finding {
+    if let Ok(Some(limit)) = simd::limit() {
+        let found = format!("{:?} at most: {} is set", limit, simd::LIMIT);
+        return note("vectors", found, "unset it to use what the machine has");
+    }
     match isa() {
         Isa::Avx512 => fine("vectors", "AVX-512"),
         Isa::Avx2 => fine("vectors", "AVX2 and FMA"),

@@ -17,6 +17,7 @@ pub mod train;
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::comm::{launch, processes};
+use crate::device::simd;
 use crate::{Error, Result, signal};
 use clap::{Parser, Subcommand};
 use std::io::Write as _;
@@ -90,6 +91,10 @@ impl Cli {
             signal::listen();
         }
         processes::begin(together)?;
+        if let Err(text) = simd::limit() {
+            let remedy = "set it to portable, avx2 or avx512, or not at all";
+            return Err(Error::config("the environment", simd::LIMIT, format!("it is {text:?}"), remedy));
+        }
         match self.command {
             Command::Corpus(c) => c.run(),
             Command::Train(c) => c.run(),

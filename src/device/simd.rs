@@ -14,7 +14,7 @@ pub enum Isa {
 
 static CHOSEN: AtomicU8 = AtomicU8::new(0);
 
-/// What kernels use: what the machine has, unless `force` lowered it.
+/// What kernels use: what the machine has, unless `LIMIT` or `force` lowered it.
 #[inline]
 pub fn isa() -> Isa {
     match CHOSEN.load(Relaxed) {
@@ -34,8 +34,26 @@ pub fn force(limit: Isa) {
     CHOSEN.store(limit.min(detect()) as u8, Relaxed);
 }
 
-#[cfg(target_arch = "x86_64")]
+/// The variable of the environment that keeps to slower vectors: a comparison, a fault in search.
+pub const LIMIT: &str = "ESPALIER_SIMD";
+
+/// What `LIMIT` says; none if it is not set, an error with its text if it means nothing.
+pub fn limit() -> Result<Option<Isa>, String> {
+    match std::env::var(LIMIT).unwrap_or_default().as_str() {
+        "" => Ok(None),
+        "portable" => Ok(Some(Isa::Portable)),
+        "avx2" => Ok(Some(Isa::Avx2)),
+        "avx512" => Ok(Some(Isa::Avx512)),
+        other => Err(other.into()),
+    }
+}
+
 fn detect() -> Isa {
+    limit().ok().flatten().map_or(machine(), |limit| limit.min(machine()))
+}
+
+#[cfg(target_arch = "x86_64")]
+fn machine() -> Isa {
     let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
     let avx512 = is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
@@ -49,7 +67,7 @@ fn detect() -> Isa {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn detect() -> Isa {
+fn machine() -> Isa {
     Isa::Portable
 }
 

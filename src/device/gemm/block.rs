@@ -78,7 +78,8 @@ pub(super) fn product<K, A, B, C, E>(
     let b = Source { at: b.data.as_ptr(), line_stride: b.col_stride, k_stride: b.row_stride };
     let c_at = c.data.as_mut_ptr();
     let mut kept = buffer::caller();
-    let packed_b: *mut A::Acc = kept.b.get(depth.min(k) * n.min(cols).next_multiple_of(K::NR) + pack::SPILL);
+    let packed_b: *mut A::Acc =
+        kept.b.get(depth.min(k).div_ceil(K::DEEP) * n.min(cols).next_multiple_of(K::NR) + pack::SPILL);
     let own: *mut A::Acc = kept.sums.get(if own_sums { rows.min(m) * cols } else { 0 });
     for row in (0..m).step_by(rows) {
         for col in (0..n).step_by(cols) {
@@ -127,7 +128,9 @@ where
     E: Epilogue<A::Acc>,
 {
     fn run(&self, pool: &Pool) {
-        let most = (A_VALUES / self.depth.max(1)).min(self.rows / ROW_BLOCKS).clamp(ROWS, MOST_ROWS);
+        let most = (A_VALUES / self.depth.div_ceil(K::DEEP).max(1))
+            .min(self.rows / ROW_BLOCKS)
+            .clamp(ROWS, MOST_ROWS);
         let rows = part(self.rows, most, K::MR);
         let row_blocks = self.rows.div_ceil(rows);
         let most = (self.cols / TASKS.div_ceil(row_blocks)).max(TASK_COLS);

@@ -15,14 +15,17 @@ pub(super) trait Kernel<R: Real>: 'static {
     const NR: usize;
     /// The width of a panel is a multiple of this and at most NR; a multiple of 8.
     const LANES: usize;
+    /// Steps of k in one packed value: 2 where a packed value is a pair of bf16, as `pairs` packs them.
+    const DEEP: usize = 1;
 
     /// Runs work compiled for this kernel's instruction set.
     fn enter(work: impl Work);
 
-    /// tile[i·NR + j] = Σ_k a[k·MR + i] · b[k·width + j] for i < rows, j < width; the rest of tile may change.
+    /// tile[i·NR + j] = Σ_k a[k·MR + i] · b[k·width + j] for i < rows, j < width, k < depth; the rest of tile may
+    /// change. `depth` is that of what is packed: in pairs it is half as deep.
     ///
     /// # Safety
-    /// The machine has the instruction set; 1 ≤ rows ≤ MR; a holds depth·MR values, b depth·width, tile MR·NR.
+    /// The machine has the instruction set; 1 ≤ rows ≤ MR; a holds depth·MR packed values, b depth·width, tile MR·NR.
     unsafe fn tile(depth: usize, a: *const R, b: *const R, rows: usize, width: usize, tile: *mut R);
 
     /// dst[k·width + i] = src[i·pitch + k] for k < 8 and i < 8, with zeros for i ≥ lines.

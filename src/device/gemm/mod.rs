@@ -4,16 +4,19 @@
 //!
 //! The scheme is that of Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008), in the
 //! form of BLIS: b is packed into panels of NR columns, a into bands of MR rows, and a register kernel walks down k.
-//! bf16 becomes f32 while packing; all arithmetic is in `Elem::Acc`.
+//! bf16 becomes f32 while packing, or stays in pairs where the machine has a faster instruction for these; all sums
+//! are in `Elem::Acc`.
 //!
 //! One element of c is one chain of fused multiply-adds per block of K, blocks added in order, and the blocks follow
 //! from K alone. So its bits depend on its row of a and its column of b only: not on M or N, the number of threads,
-//! or the instruction set.
+//! or the instruction set (subnormal bf16, below 1.2e-38, count as zero in pairs).
 
 mod block;
 mod buffer;
 mod kernel;
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod panels;
 mod peak;
 mod store;
@@ -24,10 +27,10 @@ mod tests;
 mod x86;
 
 use super::simd::{Isa, isa};
-use super::{Elem, Pool};
+use super::{DType, Elem, Pool};
 pub use block::{A_VALUES, B_VALUES, DEPTH, SUM_ROWS};
 pub use panels::{Panels, gemm_panels, panel_row, to_panels};
-pub use peak::peak;
+pub use peak::{bf16_dot_peak, peak};
 
 /// A matrix (rows, cols) with strides in elements, one of which is 1.
 #[derive(Clone, Copy)]
@@ -133,7 +136,7 @@ pub fn gemm<A: Elem, B: Elem<Acc = A::Acc>, C: Elem<Acc = A::Acc>>(
     a: Mat<A>,
     b: Mat<B>,
 ) {
-    on(isa(), pool, c, out, a, b, None::<&Nothing>);
+    on(How::here(), pool, c, out, a, b, None::<&Nothing>);
 }
 
 /// What happens to sums before they are stored.
@@ -168,7 +171,7 @@ where
     C: Elem<Acc = A::Acc>,
     E: Fn(usize, usize, &mut [A::Acc]) + Sync,
 {
-    on(isa(), pool, c, out, a, b, Some(&epilogue));
+    on(How::here(), pool, c, out, a, b, Some(&epilogue));
 }
 
 /// As [`gemm_with`], with an epilogue that is sure to be compiled for the vectors of the kernel.
@@ -179,11 +182,26 @@ where
     C: Elem<Acc = A::Acc>,
     E: Epilogue<A::Acc>,
 {
-    on(isa(), pool, c, out, a, b, Some(epilogue));
+    on(How::here(), pool, c, out, a, b, Some(epilogue));
 }
 
-/// The product with the kernel of `isa`, which this machine must have.
-fn on<A, B, C, E>(isa: Isa, pool: &Pool, c: MatMut<C>, out: Out, a: Mat<A>, b: Mat<B>, epilogue: Option<&E>)
+/// Which kernels compute.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct How {
+    isa: Isa,
+    /// bf16 by bf16 as dot products of pairs. Only with AVX-512.
+    dots: bool,
+}
+
+impl How {
+    /// The fastest that this machine has.
+    fn here() -> How {
+        How { isa: isa(), dots: isa() == Isa::Avx512 && peak::dots_are_faster() }
+    }
+}
+
+/// The product with the kernels of `how`, which this machine must have.
+fn on<A, B, C, E>(how: How, pool: &Pool, c: MatMut<C>, out: Out, a: Mat<A>, b: Mat<B>, epilogue: Option<&E>)
 where
     A: Elem,
     B: Elem<Acc = A::Acc>,
@@ -197,13 +215,16 @@ where
     let (rows, cols) = (c.rows, c.cols);
     assert_eq!((rows, cols), (a.rows, b.cols), "c has another shape than a·b");
     #[cfg(target_arch = "x86_64")]
-    if A::Acc::DTYPE == super::DType::F32 {
-        match isa {
+    if A::Acc::DTYPE == DType::F32 {
+        match how.isa {
+            Isa::Avx512 if how.dots && [A::DTYPE, B::DTYPE] == [DType::Bf16; 2] => {
+                return block::product::<x86::Dots, A, B, C, E>(pool, c, out, a, b, epilogue);
+            }
             Isa::Avx512 => return block::product::<x86::Avx512, A, B, C, E>(pool, c, out, a, b, epilogue),
             Isa::Avx2 => return block::product::<x86::Avx2, A, B, C, E>(pool, c, out, a, b, epilogue),
             Isa::Portable => {}
         }
     }
-    let _ = isa;
+    let _ = how;
     block::product::<kernel::Portable, A, B, C, E>(pool, c, out, a, b, epilogue)
 }

@@ -5,17 +5,19 @@
 //! The source has stride 1 either along the lines (copy) or along k (transpose, 8 × 8 at a time).
 
 use super::kernel::Kernel;
+#[cfg(target_arch = "x86_64")]
+use super::pairs;
 use crate::device::{Elem, Real};
 
 /// How many values beyond the end a transpose may write, into a width that is no multiple of 8.
 pub(super) const SPILL: usize = 7;
 
 /// Rows of the source that `copy` deals out at a time.
-const COPY_ROWS: usize = 4;
+pub(super) const COPY_ROWS: usize = 4;
 
 /// How far along k `transpose` asks ahead: it reads up to 48 lines at once, more than the hardware follows.
 const AHEAD: usize = 48;
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// Lines of a matrix over a block of K.
 #[derive(Clone, Copy)]
@@ -30,6 +32,13 @@ impl<T> Source<T> {
     /// The same from this line and k on.
     pub(super) fn at(self, line: usize, k: usize) -> Self {
         Source { at: self.at.wrapping_add(line * self.line_stride + k * self.k_stride), ..self }
+    }
+
+    /// The same matrix under another name of its type.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn cast<U>(self) -> Source<U> {
+        debug_assert_eq!(size_of::<T>(), size_of::<U>());
+        Source { at: self.at.cast(), line_stride: self.line_stride, k_stride: self.k_stride }
     }
 }
 
@@ -50,6 +59,10 @@ pub(super) unsafe fn panels<K: Kernel<T::Acc>, T: Elem>(
 ) {
     // SAFETY: the caller's promise, for the lines of one panel each.
     unsafe {
+        #[cfg(target_arch = "x86_64")]
+        if K::DEEP == 2 {
+            return pairs::panels(src.cast(), lines, depth, full, lanes, dst.cast());
+        }
         if src.line_stride == 1 {
             return copy(src, lines, depth, full, lanes, dst);
         }

@@ -46,7 +46,7 @@ where
     #[inline(always)]
     fn run(self) {
         let Pack { block, col, cols } = self;
-        let dst = block.packed_b.wrapping_add(col * block.depth);
+        let dst = block.packed_b.wrapping_add(col * block.depth.div_ceil(K::DEEP));
         // SAFETY: we are within K::enter; b has these columns over this depth, packed b has room for whole panels,
         // and these panels are packed by this task alone, before any is read.
         unsafe { pack::panels::<K, B>(block.b.at(col, 0), cols, block.depth, K::NR, K::LANES, dst) }
@@ -73,7 +73,7 @@ where
     #[inline(always)]
     fn run(self) {
         let Multiply { block, row, rows, col, cols } = self;
-        let depth = block.depth;
+        let depth = block.depth.div_ceil(K::DEEP);
         let mut kept = buffer::worker();
         let packed_a: *mut A::Acc = kept.a.get(rows.next_multiple_of(K::MR) * depth + pack::SPILL);
         let (product, at_k, at_row) = block.id;
@@ -81,7 +81,7 @@ where
         if kept.a_holds != id {
             kept.a_holds = None;
             // SAFETY: we are within K::enter; a has these rows over this depth, the buffer room for whole bands.
-            unsafe { pack::panels::<K, A>(block.a.at(row, 0), rows, depth, K::MR, K::MR, packed_a) };
+            unsafe { pack::panels::<K, A>(block.a.at(row, 0), rows, block.depth, K::MR, K::MR, packed_a) };
             kept.a_holds = id;
         }
         let mut tile = Tile([A::Acc::default(); TILE]);

@@ -74,7 +74,7 @@ impl<R: Real> Epilogue<R> for HalfAndPlace {
 }
 
 /// Runs the case and gives c, pads included.
-fn run<A: Elem, B: Elem<Acc = A::Acc>, C: Elem<Acc = A::Acc>>(isa: Isa, pool: &Pool, case: Case) -> Vec<C> {
+fn run<A: Elem, B: Elem<Acc = A::Acc>, C: Elem<Acc = A::Acc>>(how: How, pool: &Pool, case: Case) -> Vec<C> {
     let Case { m, n, k, a_transposed, b_transposed, slack, out, .. } = case;
     let a = values::<A>((m + slack) * (k + slack), 1);
     let b = values::<B>((n + slack) * (k + slack), 2);
@@ -83,16 +83,16 @@ fn run<A: Elem, B: Elem<Acc = A::Acc>, C: Elem<Acc = A::Acc>>(isa: Isa, pool: &P
     let b = stored(&b, k, n, slack, b_transposed);
     let view = MatMut::pitched(&mut c, m, n, n + slack);
     match case.epilogue {
-        true => on(isa, pool, view, out, a, b, Some(&HalfAndPlace)),
-        false => on(isa, pool, view, out, a, b, None::<&Nothing>),
+        true => on(how, pool, view, out, a, b, Some(&HalfAndPlace)),
+        false => on(how, pool, view, out, a, b, None::<&Nothing>),
     }
     c
 }
 
 /// Runs the case on this instruction set and compares with a sum in f64; the pads of c must stay as they were.
-fn check<A: Elem, B: Elem<Acc = A::Acc>, C: Elem<Acc = A::Acc>>(isa: Isa, pool: &Pool, case: Case) {
+fn check<A: Elem, B: Elem<Acc = A::Acc>, C: Elem<Acc = A::Acc>>(how: How, pool: &Pool, case: Case) {
     let Case { m, n, k, a_transposed, b_transposed, slack, out, .. } = case;
-    let got = run::<A, B, C>(isa, pool, case);
+    let got = run::<A, B, C>(how, pool, case);
     let a = values::<A>((m + slack) * (k + slack), 1);
     let b = values::<B>((n + slack) * (k + slack), 2);
     let old = values::<C>(m * (n + slack), 3);
@@ -117,7 +117,7 @@ fn check<A: Elem, B: Elem<Acc = A::Acc>, C: Elem<Acc = A::Acc>>(isa: Isa, pool: 
             let room = tolerance::<C>(k, want) + 4.0 * f32::EPSILON as f64 * want.abs();
             assert!(
                 (got - want).abs() <= room,
-                "{isa:?} {}x{}->{} ({m}, {n}, {k}) transposed ({a_transposed}, {b_transposed}) {out:?} at ({i}, {j}): \
+                "{how:?} {}x{}->{} ({m}, {n}, {k}) transposed ({a_transposed}, {b_transposed}) {out:?} at ({i}, {j}): \
                  {got}, not {want}",
                 A::DTYPE,
                 B::DTYPE,
@@ -129,7 +129,7 @@ fn check<A: Elem, B: Elem<Acc = A::Acc>, C: Elem<Acc = A::Acc>>(isa: Isa, pool: 
 
 /// All layouts, outputs and epilogues of one shape.
 fn check_all<A: Elem, B: Elem<Acc = A::Acc>, C: Elem<Acc = A::Acc>>(
-    isa: Isa,
+    how: How,
     pool: &Pool,
     (m, n, k): (usize, usize, usize),
 ) {
@@ -138,29 +138,36 @@ fn check_all<A: Elem, B: Elem<Acc = A::Acc>, C: Elem<Acc = A::Acc>>(
         let out = if bits & 4 != 0 { Out::Add } else { Out::Store };
         let slack = (m + bits) % 3;
         let case = Case { m, n, k, a_transposed, b_transposed, slack, out, epilogue: bits & 8 != 0 };
-        check::<A, B, C>(isa, pool, case);
+        check::<A, B, C>(how, pool, case);
     }
 }
 
-fn isas() -> impl Iterator<Item = Isa> {
-    [Isa::Portable, Isa::Avx2, Isa::Avx512].into_iter().filter(|&i| i <= simd::isa())
+/// All kernels that this machine has, also those that it would not choose.
+fn ways() -> impl Iterator<Item = How> {
+    let plain = [Isa::Portable, Isa::Avx2, Isa::Avx512].into_iter().filter(|&i| i <= simd::isa());
+    #[cfg(target_arch = "x86_64")]
+    let has_dots = simd::isa() == Isa::Avx512 && is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    let has_dots = false;
+    let dots = has_dots.then_some(How { isa: Isa::Avx512, dots: true });
+    plain.map(|isa| How { isa, dots: false }).chain(dots)
 }
 
 #[test]
 fn every_small_shape_layout_and_type_agrees_with_f64() {
     let pool = Pool::new(2);
     let sizes = values::<f64>(60, 9);
-    for isa in isas() {
+    for how in ways() {
         for shape in sizes.chunks_exact(3) {
             let size = |x: f64| ((x + 1.0) * 35.0) as usize;
             let shape = (size(shape[0]), size(shape[1]), size(shape[2]));
-            check_all::<f32, f32, f32>(isa, &pool, shape);
-            check_all::<bf16, bf16, bf16>(isa, &pool, shape);
-            check_all::<bf16, bf16, f32>(isa, &pool, shape);
-            check_all::<f32, bf16, bf16>(isa, &pool, shape);
-            check_all::<f32, bf16, f32>(isa, &pool, shape);
-            check_all::<bf16, f32, f32>(isa, &pool, shape);
-            check_all::<f64, f64, f64>(isa, &pool, shape);
+            check_all::<f32, f32, f32>(how, &pool, shape);
+            check_all::<bf16, bf16, bf16>(how, &pool, shape);
+            check_all::<bf16, bf16, f32>(how, &pool, shape);
+            check_all::<f32, bf16, bf16>(how, &pool, shape);
+            check_all::<f32, bf16, f32>(how, &pool, shape);
+            check_all::<bf16, f32, f32>(how, &pool, shape);
+            check_all::<f64, f64, f64>(how, &pool, shape);
         }
     }
 }
@@ -168,19 +175,19 @@ fn every_small_shape_layout_and_type_agrees_with_f64() {
 #[test]
 fn shapes_larger_than_a_block_agree_with_f64() {
     let pool = Pool::new(2);
-    for isa in isas() {
+    for how in ways() {
         for shape in [(66, 130, 1030), (3, 517, 2050), (140, 49, 1100), (20, 17, 3000)] {
-            check_all::<f32, f32, f32>(isa, &pool, shape);
-            check_all::<bf16, bf16, bf16>(isa, &pool, shape);
+            check_all::<f32, f32, f32>(how, &pool, shape);
+            check_all::<bf16, bf16, bf16>(how, &pool, shape);
         }
-        check_all::<f64, f64, f64>(isa, &pool, (70, 70, 1030));
+        check_all::<f64, f64, f64>(how, &pool, (70, 70, 1030));
     }
 }
 
 #[test]
 fn many_rows_and_many_columns_agree_with_f64() {
     let pool = Pool::new(2);
-    let last = isas().last().expect("portable is always there");
+    let last = ways().last().expect("portable is always there");
     // More columns than packed b holds at once, more rows than one buffer of sums, several blocks of K.
     check::<f32, f32, f32>(last, &pool, Case { m: 5, n: 9000, k: 520, b_transposed: true, ..PLAIN });
     check::<bf16, bf16, bf16>(last, &pool, Case { m: 2100, n: 60, k: 1040, out: Out::Add, ..PLAIN });
@@ -190,29 +197,44 @@ fn many_rows_and_many_columns_agree_with_f64() {
 #[test]
 fn empty_dimensions_give_zeros_through_the_epilogue() {
     let pool = Pool::new(2);
-    for isa in isas() {
+    for how in ways() {
         for shape in [(0, 5, 7), (5, 0, 7), (5, 7, 0), (0, 0, 0), (100, 100, 0)] {
-            check_all::<f32, f32, f32>(isa, &pool, shape);
-            check_all::<f32, bf16, bf16>(isa, &pool, shape);
-            check_all::<f64, f64, f64>(isa, &pool, shape);
+            check_all::<f32, f32, f32>(how, &pool, shape);
+            check_all::<f32, bf16, bf16>(how, &pool, shape);
+            check_all::<f64, f64, f64>(how, &pool, shape);
+        }
+    }
+}
+
+/// The bits of all ways on one, two and three threads.
+fn same_bits<A: Elem, B: Elem<Acc = A::Acc>, C: Elem<Acc = A::Acc>>(case: Case) {
+    let bits = |how: How, threads: usize| -> Vec<u64> {
+        let c = run::<A, B, C>(how, &Pool::new(threads), case);
+        c.into_iter().map(|x| x.load().f64().to_bits()).collect()
+    };
+    let one = bits(How { isa: Isa::Portable, dots: false }, 1);
+    for threads in [1, 2, 3] {
+        for how in ways() {
+            assert!(one == bits(how, threads), "{how:?} {threads}");
         }
     }
 }
 
 #[test]
 fn bits_do_not_depend_on_threads_or_instruction_set() {
-    let case = Case { m: 300, n: 517, k: 1100, b_transposed: true, epilogue: true, ..PLAIN };
-    for out in [Out::Store, Out::Add] {
-        let case = Case { out, ..case };
-        let one = run::<f32, f32, f32>(simd::isa(), &Pool::new(1), case);
-        for threads in [1, 2, 3] {
-            let pool = Pool::new(threads);
-            for isa in isas() {
-                let other = run::<f32, f32, f32>(isa, &pool, case);
-                assert!(one.iter().zip(&other).all(|(x, y)| x.to_bits() == y.to_bits()), "{isa:?} {threads}");
-            }
+    for (i, k) in [1100, 1099, 2050, 37, 1].into_iter().enumerate() {
+        for layout in 0..4 {
+            let (a_transposed, b_transposed) = (layout & 1 != 0, layout & 2 != 0);
+            let out = if (i + layout) % 2 == 0 { Out::Store } else { Out::Add };
+            let case =
+                Case { m: 61, n: 117, k, a_transposed, b_transposed, slack: 1, out, epilogue: i % 2 == 0 };
+            same_bits::<f32, f32, f32>(case);
+            same_bits::<bf16, bf16, bf16>(case);
+            same_bits::<bf16, bf16, f32>(case);
         }
     }
+    same_bits::<f32, f32, f32>(Case { m: 300, n: 517, k: 1100, b_transposed: true, epilogue: true, ..PLAIN });
+    same_bits::<bf16, bf16, f32>(Case { m: 300, n: 517, k: 1100, b_transposed: true, ..PLAIN });
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Register kernels for AVX-512 (8 × 48) and AVX2 with FMA (6 × 16), in f32.
+//! Register kernels for AVX-512 (8 × 48) and AVX2 with FMA (6 × 16), in f32; and with AVX512_BF16 for pairs of bf16.
 //!
 //! 8 × 48 is 24 accumulators of 16 lanes: each k costs 3 loads and 8 broadcasts for 24 multiply-adds, which one load
 //! port with half the width of the multiply-adders can feed (Zen 4), and covers the latency of two of them (Intel).
@@ -6,9 +6,12 @@
 use super::kernel::{Kernel, Work};
 use crate::device::{DType, Elem, Real};
 use std::arch::x86_64::*;
+use std::hint::black_box;
 
 pub(super) struct Avx512;
 pub(super) struct Avx2;
+/// Dot products of bf16 pairs: on some machines (Zen 4) twice as many multiply-adds as in f32, on others half as many.
+pub(super) struct Dots;
 
 /// One register tile of V vectors by M rows, kept in registers by unrolling both loops.
 macro_rules! register_tile {
@@ -75,6 +78,46 @@ register_tile!(
     _mm256_storeu_ps
 );
 
+register_tile!(
+    tile_dots,
+    "avx512f,avx512bf16",
+    __m512,
+    16,
+    8,
+    48,
+    _mm512_setzero_ps,
+    _mm512_loadu_ps,
+    _mm512_set1_ps,
+    dots,
+    _mm512_storeu_ps
+);
+
+/// sum + x₁·y₁ + x₀·y₀ of the halves of each lane.
+#[target_feature(enable = "avx512f,avx512bf16")]
+#[inline]
+fn dots(x: __m512, y: __m512, sum: __m512) -> __m512 {
+    // SAFETY: both types are 512 bits without invalid values.
+    let [x, y]: [__m512bh; 2] = unsafe { std::mem::transmute([x, y]) };
+    _mm512_dpbf16_ps(sum, x, y)
+}
+
+/// The tile of up to 8 rows and 48 columns, in as few registers as hold it.
+macro_rules! tile_of {
+    ($tile:ident, $depth:ident, $a:ident, $b:ident, $rows:ident, $width:ident, $to:ident) => {
+        match ($rows, $width) {
+            (5.., 33..) => $tile::<8, 3>($depth, $a, $b, $to),
+            (5.., 17..) => $tile::<8, 2>($depth, $a, $b, $to),
+            (5.., _) => $tile::<8, 1>($depth, $a, $b, $to),
+            (3.., 33..) => $tile::<4, 3>($depth, $a, $b, $to),
+            (3.., 17..) => $tile::<4, 2>($depth, $a, $b, $to),
+            (3.., _) => $tile::<4, 1>($depth, $a, $b, $to),
+            (_, 33..) => $tile::<2, 3>($depth, $a, $b, $to),
+            (_, 17..) => $tile::<2, 2>($depth, $a, $b, $to),
+            (_, _) => $tile::<2, 1>($depth, $a, $b, $to),
+        }
+    };
+}
+
 impl<R: Real> Kernel<R> for Avx512 {
     const MR: usize = 8;
     const NR: usize = 48;
@@ -95,19 +138,7 @@ impl<R: Real> Kernel<R> for Avx512 {
         assert_eq!(R::DTYPE, DType::F32);
         let (a, b, tile) = (a.cast(), b.cast(), tile.cast());
         // SAFETY: the caller's promise, and R is f32. Rows above the last are computed from the padding and dropped.
-        unsafe {
-            match (rows, width) {
-                (5.., 33..) => tile512::<8, 3>(depth, a, b, tile),
-                (5.., 17..) => tile512::<8, 2>(depth, a, b, tile),
-                (5.., _) => tile512::<8, 1>(depth, a, b, tile),
-                (3.., 33..) => tile512::<4, 3>(depth, a, b, tile),
-                (3.., 17..) => tile512::<4, 2>(depth, a, b, tile),
-                (3.., _) => tile512::<4, 1>(depth, a, b, tile),
-                (_, 33..) => tile512::<2, 3>(depth, a, b, tile),
-                (_, 17..) => tile512::<2, 2>(depth, a, b, tile),
-                (_, _) => tile512::<2, 1>(depth, a, b, tile),
-            }
-        }
+        unsafe { tile_of!(tile512, depth, a, b, rows, width, tile) }
     }
 
     #[inline(always)]
@@ -120,6 +151,31 @@ impl<R: Real> Kernel<R> for Avx512 {
     ) {
         // SAFETY: the caller's promise.
         unsafe { transpose256(src, pitch, lines, dst, width) }
+    }
+}
+
+impl<R: Real> Kernel<R> for Dots {
+    const MR: usize = 8;
+    const NR: usize = 48;
+    const LANES: usize = 16;
+    const DEEP: usize = 2;
+
+    #[inline(always)]
+    fn enter(work: impl Work) {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+        fn inner(work: impl Work) {
+            work.run()
+        }
+        // SAFETY: this kernel is chosen only where `peak::dots_are_faster` found this one.
+        unsafe { inner(work) }
+    }
+
+    #[inline(always)]
+    unsafe fn tile(depth: usize, a: *const R, b: *const R, rows: usize, width: usize, tile: *mut R) {
+        assert_eq!(R::DTYPE, DType::F32);
+        let (a, b, tile) = (a.cast(), b.cast(), tile.cast());
+        // SAFETY: the caller's promise; what is packed are 32 bits, pairs of bf16.
+        unsafe { tile_of!(tile_dots, depth, a, b, rows, width, tile) }
     }
 }
 
@@ -166,6 +222,22 @@ impl<R: Real> Kernel<R> for Avx2 {
     }
 }
 
+/// `steps` times as many independent dot products of bf16 pairs, all lanes, as `peak` has sums.
+///
+/// # Safety
+/// The machine has AVX512_BF16.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) unsafe fn bf16_dots(steps: usize) {
+    let half: __m512bh = black_box(_mm512_cvtne2ps_pbh(_mm512_set1_ps(0.5), _mm512_set1_ps(0.5)));
+    let mut sums = [_mm512_setzero_ps(); super::peak::SUMS];
+    for _ in 0..steps {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, half, half);
+        }
+    }
+    black_box(sums);
+}
+
 /// 8 values as f32.
 ///
 /// # Safety
@@ -193,11 +265,9 @@ unsafe fn load8<T: Elem>(src: *const T) -> __m256 {
 #[target_feature(enable = "avx2")]
 unsafe fn transpose256<T: Elem>(src: *const T, pitch: usize, lines: usize, dst: *mut T::Acc, width: usize) {
     assert_eq!(T::Acc::DTYPE, DType::F32);
-    let dst: *mut f32 = dst.cast();
     // SAFETY: the caller's promise.
     unsafe {
-        let zero = _mm256_setzero_ps();
-        let mut r = [zero; 8];
+        let mut r = [_mm256_setzero_ps(); 8];
         if lines >= 8 {
             for (i, r) in r.iter_mut().enumerate() {
                 *r = load8(src.add(i * pitch));
@@ -207,6 +277,52 @@ unsafe fn transpose256<T: Elem>(src: *const T, pitch: usize, lines: usize, dst: 
                 *r = load8(src.add(i * pitch));
             }
         }
+        store_columns(r, dst.cast(), width);
+    }
+}
+
+/// dst[p·width + i] = the steps 2p (high half) and 2p + 1 of line i, for p < 8 and i < 8; zeros for i ≥ lines.
+///
+/// # Safety
+/// The machine has AVX2; `lines` lines of src have 16 values, and 8 values at each dst[p·width] may be written.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn transpose_pairs(
+    src: *const u16,
+    pitch: usize,
+    lines: usize,
+    dst: *mut u32,
+    width: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let load = |i: usize| {
+            // In memory the first step of a pair is the low half.
+            let two = _mm256_loadu_si256(src.add(i * pitch).cast());
+            _mm256_castsi256_ps(_mm256_or_si256(_mm256_slli_epi32::<16>(two), _mm256_srli_epi32::<16>(two)))
+        };
+        let mut r = [_mm256_setzero_ps(); 8];
+        if lines >= 8 {
+            for (i, r) in r.iter_mut().enumerate() {
+                *r = load(i);
+            }
+        } else {
+            for (i, r) in r.iter_mut().enumerate().take(lines) {
+                *r = load(i);
+            }
+        }
+        store_columns(r, dst.cast(), width);
+    }
+}
+
+/// dst[k·width + i] = r[i][k].
+///
+/// # Safety
+/// The machine has AVX2; 8 values at each dst[k·width] may be written, k < 8.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn store_columns(r: [__m256; 8], dst: *mut f32, width: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
         // Pairs of lines, then fours, then eights; indices are (lines, k within a half).
         let lo = |a, b| _mm256_unpacklo_ps(a, b);
         let hi = |a, b| _mm256_unpackhi_ps(a, b);
