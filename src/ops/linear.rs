@@ -302,7 +302,7 @@ fn weight_gradient(
         let grad = MatMut::new(dw.view::<<T as Elem>::Acc>(w), w.rows, w.cols);
         gemm(cx.pool(), grad, Out::Add, Mat::new(dy.data::<T>(), n, w.rows).t(), Mat::new(x.data::<T>(), n, w.cols));
         if let Some(bias) = bias {
-            add_column_sums(cx.dev, dy.data::<T>(), dw.view(bias));
+            add_column_sums(cx.dev, dy.data::<T>(), dy.cols(), dw.view(bias));
         }
     });
 }

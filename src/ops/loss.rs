@@ -6,16 +6,19 @@
 //! ζ lse² is the z term (PaLM, arXiv 2204.02311, section 5), which keeps the logits from drifting. With a soft-cap c
 //! (Gemma 2, arXiv 2408.00118, section 2) the logits are l = c·tanh((h·wᵀ + b)/c) and dl gets the factor 1 − (l/c)².
 //!
+//! Logits and what becomes of them are in `Elem::Acc`; dl is rounded to the type of h, as every gradient of an activation.
+//!
 //! h (N, C), w (V/R, C), b (V/R). The vocabulary is split over tp; a row's maximum, sum and target logit are
 //! reduced over it. Z is the global normaliser of the term, known before. With sequence parallelism (`sequence.rs`) h and
 //! dh are this rank's (N/R, C).
 
-use super::reduce::{add_column_sums, partial_sums, sum};
+use super::reduce::{add_column_sums, partial_sums};
 use super::sequence::{all_rows, gather, own_rows};
+use super::softmax::{row_stats, softmax};
 use crate::Result;
 use crate::comm::{Comm, Reduce};
 use crate::device::gemm::{Epilogue, Mat, MatMut, Out, Panels, gemm, gemm_fused, gemm_panels, gemm_with};
-use crate::device::{Category, DType, Device, Elem, Real, Shared, simd};
+use crate::device::{Category, Device, Elem, Real};
 use crate::tape::{Cost, Shape, profile};
 use crate::tensor::Tensor;
 
@@ -97,7 +100,10 @@ pub fn cross_entropy<T: Elem>(
         squares +=
             profile::time(passes, || softmax(dev, tp, logits, vocab, own, &mut nll[range], back.is_some()))?;
         if let Some((grads, dh)) = &mut back {
-            let dl = Mat::new(&*logits, rows, v);
+            // dl takes the place of the logits, a row where one was.
+            let (flat, pitch) =
+                (bytemuck::cast_slice::<_, T>(logits), v * size_of::<T::Acc>() / size_of::<T>());
+            let dl = Mat::pitched(flat, rows, v, pitch);
             let dh = &mut all_dh.as_mut().unwrap_or(dh).data_mut::<T>()[start * c..(start + rows) * c];
             let (dh, dw) = (MatMut::new(dh, rows, c), MatMut::new(grads.w, v, c));
             profile::time(
@@ -109,7 +115,7 @@ pub fn cross_entropy<T: Elem>(
                 || gemm(dev.pool(), dw, Out::Add, dl.t(), Mat::new(h, rows, c)),
             );
             if let Some(bias) = &mut grads.bias {
-                add_column_sums(dev, &*logits, bias);
+                add_column_sums(dev, flat, pitch, bias);
             }
         }
     }
@@ -164,11 +170,6 @@ pub fn meta_cross_entropy(
         sum_dh(dev, tp, all_dh, dh)?;
     }
     Ok(())
-}
-
-/// (rows, cols) of the softmax.
-fn row_stats(dev: &Device, rows: usize, cols: usize, dtype: DType) -> Tensor {
-    Tensor::empty(dev, rows, cols, dtype, Category::Workspace)
 }
 
 /// Logits of all rows of h, whole, on every rank: (N, V). For generation and tests.
@@ -280,114 +281,4 @@ impl<T: Elem> Epilogue<T::Acc> for SoftCap<'_, T> {
             *l = self.cap * (*l * self.inverse).tanh();
         }
     }
-}
-
-/// From logits (n, valid) to nll (n) and, if `back`, in place to dl. Returns Σ weight·lse² if there is a z term.
-fn softmax<T: Elem>(
-    dev: &Device,
-    tp: &dyn Comm,
-    logits: &mut [T::Acc],
-    vocab: Vocab<T>,
-    targets: Targets,
-    nll: &mut [f32],
-    back: bool,
-) -> Result<f64> {
-    type A<T> = <T as Elem>::Acc;
-    let Targets { ids, weights, scale, z } = targets;
-    let (n, v) = (ids.len(), vocab.valid);
-    let stat = |cols| row_stats(dev, n, cols, A::<T>::DTYPE);
-    let reduce = |t: Tensor, op, what| match tp.size() {
-        1 => Ok(t),
-        _ => tp.all_reduce(t, op, what)?.wait(),
-    };
-    let own = |i: usize| (ids[i] as usize).checked_sub(vocab.first).filter(|t| *t < v);
-
-    let mut max = stat(1);
-    {
-        let (max, logits) = (Shared::new(max.data_mut::<A<T>>()), &*logits);
-        dev.pool().ranges(n, 8, |rows| {
-            for i in rows {
-                // SAFETY: each row is written by one task.
-                let max = unsafe { max.part(i..i + 1) };
-                max[0] = simd(
-                    #[inline(always)]
-                    || row_max(&logits[i * v..(i + 1) * v]),
-                );
-            }
-        });
-    }
-    let max = reduce(max, Reduce::Max, "loss max")?;
-
-    let mut sums = stat(2); // [Σ e^(l − max), l[target] − max]
-    let logits = Shared::new(logits);
-    {
-        let (max, sums) = (max.data::<A<T>>(), Shared::new(sums.data_mut::<A<T>>()));
-        dev.pool().ranges(n, 8, |rows| {
-            for i in rows {
-                // SAFETY: each row is written by one task.
-                let (l, sums) = unsafe { (logits.part(i * v..(i + 1) * v), sums.part(2 * i..2 * i + 2)) };
-                sums[1] = own(i).map_or(A::<T>::ZERO, |t| l[t] - max[i]);
-                simd(
-                    #[inline(always)]
-                    || {
-                        if vocab.cap.is_some() {
-                            // The slope of the cap needs the logits again.
-                            sums[0] = sum::<A<T>>(l, |l| (l - max[i]).exp());
-                        } else {
-                            l.iter_mut().for_each(|l| *l = (*l - max[i]).exp());
-                            sums[0] = sum::<A<T>>(l, |p| p);
-                        }
-                    },
-                );
-            }
-        });
-    }
-    let sums = reduce(sums, Reduce::Sum, "loss sums")?;
-
-    let (max, sums, nll) = (max.data::<A<T>>(), sums.data::<A<T>>(), Shared::new(nll));
-    let lse = |i: usize| max[i] + sums[2 * i].ln();
-    let inverse = vocab.cap.map(|cap| A::<T>::of(1.0 / cap));
-    dev.pool().ranges(n, 8, |rows| {
-        for i in rows {
-            let (total, target) = (sums[2 * i], sums[2 * i + 1]);
-            // SAFETY: each row is written by one task.
-            let (l, nll) = unsafe { (logits.part(i * v..(i + 1) * v), nll.part(i..i + 1)) };
-            nll[0] = if weights[i] == 0.0 { 0.0 } else { (total.ln() - target).f64() as f32 };
-            if back {
-                let w = A::<T>::of(weights[i] as f64 * scale);
-                let up = if z == 0.0 { w } else { w * (A::<T>::ONE + A::<T>::of(2.0 * z) * lse(i)) };
-                let factor = if weights[i] == 0.0 { A::<T>::ZERO } else { up / total };
-                let slope = |l: A<T>| inverse.map_or(A::<T>::ONE, |i| A::<T>::ONE - (l * i) * (l * i));
-                let target = own(i).map(|t| (t, w * slope(l[t])));
-                simd(
-                    #[inline(always)]
-                    || match inverse {
-                        None => l.iter_mut().for_each(|p| *p *= factor),
-                        Some(inverse) => l.iter_mut().for_each(|l| {
-                            let tanh = *l * inverse;
-                            *l = (*l - max[i]).exp() * factor * (A::<T>::ONE - tanh * tanh);
-                        }),
-                    },
-                );
-                if let Some((t, w)) = target {
-                    l[t] -= w;
-                }
-            }
-        }
-    });
-    let square = |i: usize| weights[i] as f64 * lse(i).f64().powi(2);
-    Ok(if z == 0.0 { 0.0 } else { (0..n).map(square).sum() })
-}
-
-#[inline(always)]
-fn row_max<A: Real>(x: &[A]) -> A {
-    let mut acc = [A::NEG_INFINITY; 16];
-    let chunks = x.chunks_exact(16);
-    let rest = chunks.remainder();
-    for c in chunks {
-        for l in 0..16 {
-            acc[l] = c[l].max(acc[l]);
-        }
-    }
-    acc.iter().chain(rest).fold(A::NEG_INFINITY, |m, x| x.max(m))
 }

@@ -11,3 +11,4 @@ pub mod norm;
 pub mod reduce;
 pub mod rope;
 pub mod sequence;
+mod softmax;

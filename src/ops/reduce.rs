@@ -99,19 +99,19 @@ pub fn partial_sums(dev: &Device, n: usize, width: usize, dtype: DType) -> Tenso
     Tensor::empty(dev, n.div_ceil(ROW_BLOCK), width, dtype, Category::Workspace)
 }
 
-/// total (C) += Σ_N x.   x (N, C)
-pub fn add_column_sums<T: Elem>(dev: &Device, x: &[T], total: &mut [T::Acc]) {
+/// total (C) += Σ_N x.   x (N, C), a row every `pitch` ≥ C elements
+pub fn add_column_sums<T: Elem>(dev: &Device, x: &[T], pitch: usize, total: &mut [T::Acc]) {
     let width = total.len();
     if width == 0 {
         return;
     }
     over_rows(
         dev,
-        x.len() / width,
+        x.len() / pitch,
         total,
         #[inline(always)]
         |rows, partial| {
-            for row in x[rows.start * width..rows.end * width].chunks_exact(width) {
+            for row in x[rows.start * pitch..rows.end * pitch].chunks_exact(pitch) {
                 for (p, v) in partial.iter_mut().zip(row) {
                     *p += v.load();
                 }
