@@ -4,7 +4,7 @@ use crate::device::{Category, DType, Device, Elem, Real, Shared, simd};
 use crate::tensor::Tensor;
 
 /// Accumulators of a sum along a row: a multiple of every vector width.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 /// Rows whose contributions to a column sum are added up first.
 pub const ROW_BLOCK: usize = 64;
 
@@ -46,7 +46,7 @@ pub fn sum3<T: Elem>(x: &[T], y: &[T], z: &[T], f: impl Fn(T::Acc, T::Acc, T::Ac
 }
 
 #[inline(always)]
-fn fold<A: Real>(mut acc: [A; LANES]) -> A {
+pub(super) fn fold<A: Real>(mut acc: [A; LANES]) -> A {
     let mut width = LANES / 2;
     while width > 0 {
         for l in 0..width {

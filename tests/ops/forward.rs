@@ -210,15 +210,15 @@ fn sums_along_rows_and_columns_miss_nothing_and_count_nothing_twice() {
         close("sum2", &[sum2(&x, &y, |x, y| x * y)], &[of(&|(x, y, _)| x * y)]);
         close("sum3", &[sum3(&x, &y, &z, |x, y, z| x * y - z)], &[of(&|(x, y, z)| x * y - z)]);
     }
-    for (rows, cols) in [(1, 3), (64, 5), (150, 1), (150, 1500)] {
-        let x = values("x", rows * cols);
+    for (rows, cols, pitch) in [(1, 3, 3), (64, 5, 7), (150, 1, 1), (150, 1500, 1500), (70, 20, 40)] {
+        let x = values("x", rows * pitch);
         let mut total = values("total", cols);
         let want: Vec<f64> = total
             .iter()
             .enumerate()
-            .map(|(j, t)| t + (0..rows).map(|i| x[i * cols + j]).sum::<f64>())
+            .map(|(j, t)| t + (0..rows).map(|i| x[i * pitch + j]).sum::<f64>())
             .collect();
-        add_column_sums(&dev, &x, &mut total);
+        add_column_sums(&dev, &x, pitch, &mut total);
         close("column sums", &total, &want);
     }
 }
