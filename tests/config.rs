@@ -346,6 +346,15 @@ fn a_resume_may_change_only_what_leaves_the_run_the_same() {
 }
 
 #[test]
+fn state_may_be_split_over_a_node_if_it_is_split() {
+    let c = parse(LEAST, &["parallel.shard=node"]).unwrap();
+    assert_eq!((c.parallel.shard, c.parallel.shard_size(6)), (espalier::config::Shard::Node(None), 6));
+    assert!(c.resolved_toml().contains("\nshard = \"node\"\n"));
+    let got = message(LEAST, &["parallel.shard=node", "parallel.zero=0"]);
+    assert!(got.contains("\"node\" with zero = 0, where nothing is split"), "{got}");
+}
+
+#[test]
 fn groups_that_match_no_parameter_are_refused() {
     let c = parse(LEAST, &["optim.group=[{ match = [\"*.biass\"], weight_decay = 0.0 }]"]).unwrap();
     let got = c.optim.check_names(&["embed.tokens.weight", "norm.bias"], "run.toml").unwrap_err().to_string();

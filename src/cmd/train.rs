@@ -14,6 +14,7 @@ use std::time::Duration;
 #[command(after_help = "Examples:
   espalier train configs/quickstart.toml --ranks 2
   espalier train configs/quickstart.toml --ranks 2 --dry-run       phases, memory and traffic; trains nothing
+  espalier train run.toml --ranks 64 --ranks-per-node 8 --dry-run  the same for nodes that are not here
   espalier train run.toml --set run.dir=runs/b --set optim.clip=0.5
   espalier train runs/quickstart/run.toml --ranks 2                what a run was, again; resumes it")]
 pub struct Train {
@@ -34,6 +35,9 @@ pub struct Train {
     /// Say what the run is and needs (phases, learning rate, memory, traffic) and train nothing
     #[arg(long)]
     dry_run: bool,
+    /// Ranks of a node of the cluster that the dry run is about [default: all on one; under mpirun or srun as they are]
+    #[arg(long, value_name = "N", requires = "dry_run")]
+    ranks_per_node: Option<usize>,
     /// The dry run as one JSON object
     #[arg(long, requires = "dry_run")]
     json: bool,
@@ -51,7 +55,8 @@ impl Train {
     pub fn run(self) -> Result<()> {
         let config = RunConfig::load(&self.file, &self.set)?;
         let ranks = processes::ranks(self.ranks)?;
-        let launch = Launch { ranks, threads: self.threads, deadline: Duration::from_secs(self.deadline) };
+        let deadline = Duration::from_secs(self.deadline);
+        let launch = Launch { ranks, threads: self.threads, deadline, ranks_per_node: self.ranks_per_node };
         if let Some(file) = &self.replay {
             return print(&replay(&config, &launch, file)?.to_string());
         }

@@ -16,6 +16,7 @@ pub mod launch;
 pub mod mesh;
 #[cfg(feature = "mpi")]
 pub mod mpi;
+pub mod nodes;
 pub mod processes;
 pub mod record;
 mod reduce;

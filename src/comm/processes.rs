@@ -75,6 +75,13 @@ pub fn host(rank: usize) -> Option<String> {
     }
 }
 
+/// Ranks of a node, where processes say on which host they are. Errors: as `nodes::ranks_per_node`.
+pub fn ranks_per_node() -> Result<Option<usize>> {
+    let Some((_, size)) = joined() else { return Ok(None) };
+    let hosts: Vec<String> = (0..size).filter_map(host).collect();
+    super::nodes::ranks_per_node(&hosts).map(Some)
+}
+
 /// The ranks of a run: as many as there are processes, else what `--ranks` says, else one. Error: `Launch` if both say.
 pub fn ranks(asked: Option<usize>) -> Result<usize> {
     match (joined(), asked) {

@@ -135,26 +135,7 @@ fn parallel(t: &Table) -> Result<ParallelConfig> {
         let problem = format!("\"sharded\" with zero = {zero}, where every rank keeps whole gradients");
         return Err(t.error("accumulate", problem, "set zero to 2 or 3, or accumulate to \"local\""));
     }
-    let shard = match t.str("shard", "\"all\" or \"N ranks\"")? {
-        None | Some("all") => Shard::All,
-        Some("node") => {
-            return Err(t.not_built("shard", "shard = \"node\"", "give the ranks of a node: \"8 ranks\""));
-        }
-        Some(s) => match s.strip_suffix(" ranks").and_then(|n| n.parse().ok()).filter(|n| *n > 0) {
-            Some(_) if zero == 0 => {
-                let problem = format!("{s:?} with zero = 0, where nothing is split");
-                return Err(t.error("shard", problem, "set zero to 1, 2 or 3, or shard to \"all\""));
-            }
-            Some(n) => Shard::Ranks(n),
-            None => {
-                return Err(t.error(
-                    "shard",
-                    format!("unknown value {s:?}"),
-                    "allowed: \"all\", \"N ranks\"",
-                ));
-            }
-        },
-    };
+    let shard = shard(t, zero)?;
     Ok(ParallelConfig {
         tp: t.usize("tp", 1..=1 << 20)?.unwrap_or(1),
         zero: zero as u8,
@@ -170,6 +151,27 @@ fn parallel(t: &Table) -> Result<ParallelConfig> {
 fn decay(t: &Table) -> Result<Option<f64>> {
     t.float("weight_decay", "a number from 0 to 1", |x| (0.0..=1.0).contains(&x))
 }
+fn shard(t: &Table, zero: u64) -> Result<Shard> {
+    let Some(s) = t.str("shard", "\"all\", \"node\" or \"N ranks\"")? else { return Ok(Shard::All) };
+    let ranks = || s.strip_suffix(" ranks").and_then(|n| n.parse().ok()).filter(|n| *n > 0);
+    let shard = match s {
+        "all" => return Ok(Shard::All),
+        "node" => Some(Shard::Node(None)),
+        _ => ranks().map(Shard::Ranks),
+    };
+    match shard {
+        None => {
+            let allowed = "allowed: \"all\", \"node\", \"N ranks\"";
+            Err(t.error("shard", format!("unknown value {s:?}"), allowed))
+        }
+        Some(_) if zero == 0 => {
+            let problem = format!("{s:?} with zero = 0, where nothing is split");
+            Err(t.error("shard", problem, "set zero to 1, 2 or 3, or shard to \"all\""))
+        }
+        Some(shard) => Ok(shard),
+    }
+}
+
 
 fn optim(t: &Table) -> Result<OptimConfig> {
     let given: Vec<&str> = ["adamw", "adam", "sgd"].into_iter().filter(|k| t.get(k).is_some()).collect();

@@ -220,6 +220,7 @@ pub enum Shard {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accumulate {
+            Shard::Node(n) => n.unwrap_or(dp),
     Local,
     Sharded,
 }
@@ -229,6 +230,8 @@ pub enum Recompute {
     /// All activations the backward reads stay.
     Keep,
     /// What costs little is computed again: norms, activations, rotations.
+    /// Those of a node: so many of dp, which the launch says (`train::run::placed`), or all where the run is on one node.
+    Node(Option<usize>),
     Cheap,
     /// Only the input of each block stays.
     Full,

@@ -106,6 +106,8 @@ impl RunConfig {
         let shard = match p.shard {
             Shard::All => "all".into(),
             Shard::Ranks(n) => format!("{n} ranks"),
+            // How many those are is a matter of each launch.
+            Shard::Node(_) => "node".into(),
         };
         w.line("shard", string(&shard));
         w.line("sequence_parallel", p.sequence_parallel.to_string());

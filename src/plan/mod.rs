@@ -10,14 +10,14 @@ pub use outside::Outside;
 
 use crate::Result;
 use crate::comm::processes;
-use crate::config::{OptimKind, OptimState, PhaseConfig, Precision, RunConfig};
+use crate::config::{OptimKind, OptimState, PhaseConfig, Precision, RunConfig, Shard};
 use crate::data::{Domain, HeldOut};
 use crate::device::{Category, arena::MemoryUse};
 use crate::train::corpora;
 use crate::train::evaluate::{batch_rows, held_out};
 use crate::train::position::Position;
 use crate::train::rehearsal::Rehearsal;
-use crate::train::run::{Launch, check};
+use crate::train::run::{Launch, check, placed};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 
@@ -61,6 +61,13 @@ pub struct Layout {
     pub tp: usize,
     pub threads_per_rank: usize,
     pub zero: u8,
+    /// Data-parallel ranks over which state is split.
+    pub shard: usize,
+    /// All, if they are on one node.
+    pub ranks_per_node: usize,
+    /// Whether the number of nodes makes a difference and nobody said it.
+    #[serde(skip)]
+    nodes_open: bool,
     pub recompute: &'static str,
 }
 
@@ -142,11 +149,17 @@ pub struct Memory {
 impl DryRun {
     /// Errors are those that `train` would end with before its first update.
     pub fn new(config: &RunConfig, launch: &Launch) -> Result<DryRun> {
+        let config = &placed(config, launch)?;
         check(config, launch)?;
         let domains = corpora::look(config)?;
         let held = config.phases.iter().map(|p| held_out(&domains, p)).collect::<Result<Vec<_>>>()?;
         let (tp, dp) = (config.parallel.tp, launch.ranks / config.parallel.tp);
         let threads = launch.threads_per_rank();
+        let ranks_per_node = match launch.ranks_per_node {
+            Some(_) => launch.node()?,
+            // Where nobody asks for nodes, any will do.
+            None => launch.node().ok().flatten(),
+        };
 
         let phases = (0..config.phases.len()).map(|i| Phase::new(config, &domains, i, dp));
         let phases = phases.collect::<Result<_>>()?;
@@ -177,6 +190,9 @@ impl DryRun {
                 tp,
                 threads_per_rank: threads,
                 zero: config.parallel.zero,
+                shard: config.parallel.shard_size(dp),
+                ranks_per_node: ranks_per_node.unwrap_or(launch.ranks),
+                nodes_open: ranks_per_node.is_none() && config.parallel.shard == Shard::Node(None),
                 recompute: match config.parallel.recompute {
                     crate::config::Recompute::Keep => "keep",
                     crate::config::Recompute::Cheap => "cheap",

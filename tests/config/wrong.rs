@@ -66,7 +66,7 @@ const WRONG_SETS: &[(&str, &str, &str)] = &[
     ("parallel.zero=4", "4 is out of range", "from 0 to 3"),
     ("parallel.sequence_parallel=true", "true with tp = 1, where nothing is split", "set tp to 2 or more"),
     ("parallel.accumulate=sharded", "\"sharded\" with zero = 1", "set zero to 2 or 3"),
-    ("parallel.shard=node", "shard = \"node\" is not built yet", "8 ranks"),
+    ("parallel.shard=nodes", "unknown value \"nodes\"", "\"node\", \"N ranks\""),
     ("parallel.shard=0 ranks", "unknown value \"0 ranks\"", "N ranks"),
     ("parallel.pp=2", "`pp` is not built yet", "use tp"),
     ("parallel.micro_batch=3", "3 does not divide global_batch: 8", "give one of 1, 2, 4, 8"),

@@ -115,6 +115,48 @@ fn a_run_has_the_bits_of_one_whose_ranks_are_threads() {
     }
 }
 
+/// Args of a launcher for a run on pretended hosts, one after the other with so many ranks: each has a name of its own.
+fn on_hosts(hosts: &[(&str, usize)], args: &str) -> Vec<String> {
+    let mut all = vec![];
+    for (i, (host, ranks)) in hosts.iter().enumerate() {
+        let script = format!("hostname {host} && exec {ESPALIER} {args}");
+        if i > 0 {
+            all.extend([":".to_string(), "-n".into(), ranks.to_string(), "unshare".into()]);
+        }
+        all.extend(["--uts".to_string(), "sh".into(), "-c".into(), script]);
+    }
+    all
+}
+
+#[test]
+fn state_is_split_over_the_ranks_of_a_node() {
+    let may = Command::new("unshare").args(["--uts", "true"]).output().is_ok_and(|out| out.status.success());
+    if !may {
+        println!("host names of their own need root; nothing tested");
+        return;
+    }
+    let dir = workplace();
+    let set = "--threads 1 --set parallel.zero=2";
+    let on = |hosts: &[(&str, usize)], name: &str| {
+        let args =
+            on_hosts(hosts, &format!("train run.toml {set} --set run.dir={name} --set parallel.shard=node"));
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        run(hosts[0].1, dir.path(), "unshare", &args, &[])
+    };
+    let e = on(&[("one", 2), ("two", 2)], "mpi");
+    assert_eq!(e.code, Some(0), "{}", e.stderr);
+    let threads = format!("train run.toml {set} --ranks 4 --set run.dir=threads");
+    let shard = ["--set", "parallel.shard=2 ranks"];
+    let e = alone(dir.path(), &[&threads.split(' ').collect::<Vec<_>>()[..], &shard].concat());
+    assert_eq!(e.code, Some(0), "{}", e.stderr);
+    let [want, got] = ["threads", "mpi"].map(|name| lines(dir.path(), name, "step"));
+    assert!(want.len() == 5 && got == want, "{got:?}\n{want:?}");
+    let e = on(&[("one", 2), ("two", 1), ("three", 1)], "uneven");
+    let said = e.said();
+    assert!(e.code == Some(2) && said.len() == 1, "{}", e.stderr);
+    assert!(said[0].contains("different numbers of ranks: one 2, two 1, three 1"), "{}", said[0]);
+}
+
 #[test]
 fn what_all_ranks_find_is_said_once() {
     let dir = workplace();

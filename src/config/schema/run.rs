@@ -185,9 +185,9 @@ pub(super) const PARALLEL: Table = Table {
         ),
         key(
             "shard",
-            Takes::Text("\"all\" or \"N ranks\""),
+            Takes::Text("\"all\", \"node\" or \"N ranks\""),
             "\"all\"",
-            "Data-parallel ranks over which state is split; N divides dp, and dp / N groups replicate it.",
+            "Data-parallel ranks over which state is split: all, those of a node, or N, which divides dp; the groups replicate it.",
         ),
         key(
             "sequence_parallel",
