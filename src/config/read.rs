@@ -21,8 +21,11 @@ pub(super) const DEVICES: &[(&str, DeviceChoice)] =
 pub(super) const PRECISIONS: &[(&str, Precision)] = &[("f32", Precision::F32), ("bf16", Precision::Bf16)];
 pub(super) const ACCUMULATE: &[(&str, Accumulate)] =
     &[("local", Accumulate::Local), ("sharded", Accumulate::Sharded)];
-pub(super) const REDUCTIONS: &[(&str, Reductions)] =
-    &[("ordered", Reductions::Ordered), ("library", Reductions::Library)];
+pub(super) const REDUCTIONS: &[(&str, Reductions)] = &[
+    (Reductions::Ordered.name(), Reductions::Ordered),
+    (Reductions::Library.name(), Reductions::Library),
+    (Reductions::Fastest.name(), Reductions::Fastest),
+];
 pub(super) const RECOMPUTE: &[(&str, Recompute)] =
     &[("keep", Recompute::Keep), ("cheap", Recompute::Cheap), ("full", Recompute::Full)];
 
@@ -148,9 +151,6 @@ fn parallel(t: &Table) -> Result<ParallelConfig> {
     })
 }
 
-fn decay(t: &Table) -> Result<Option<f64>> {
-    t.float("weight_decay", "a number from 0 to 1", |x| (0.0..=1.0).contains(&x))
-}
 fn shard(t: &Table, zero: u64) -> Result<Shard> {
     let Some(s) = t.str("shard", "\"all\", \"node\" or \"N ranks\"")? else { return Ok(Shard::All) };
     let ranks = || s.strip_suffix(" ranks").and_then(|n| n.parse().ok()).filter(|n| *n > 0);
@@ -172,6 +172,9 @@ fn shard(t: &Table, zero: u64) -> Result<Shard> {
     }
 }
 
+fn decay(t: &Table) -> Result<Option<f64>> {
+    t.float("weight_decay", "a number from 0 to 1", |x| (0.0..=1.0).contains(&x))
+}
 
 fn optim(t: &Table) -> Result<OptimConfig> {
     let given: Vec<&str> = ["adamw", "adam", "sgd"].into_iter().filter(|k| t.get(k).is_some()).collect();

@@ -199,6 +199,19 @@ pub enum Reductions {
     Ordered,
     /// The MPI library, in an order of its choice.
     Library,
+    /// For each collective the one that the start of the run finds faster.
+    Fastest,
+}
+
+impl Reductions {
+    /// As the run file and the metrics call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Reductions::Ordered => "ordered",
+            Reductions::Library => "library",
+            Reductions::Fastest => "fastest",
+        }
+    }
 }
 
 impl ParallelConfig {
@@ -207,6 +220,7 @@ impl ParallelConfig {
         match self.shard {
             Shard::All => dp,
             Shard::Ranks(n) => n,
+            Shard::Node(n) => n.unwrap_or(dp),
         }
     }
 }
@@ -216,11 +230,12 @@ impl ParallelConfig {
 pub enum Shard {
     All,
     Ranks(usize),
+    /// Those of a node: so many of dp, which the launch says (`train::run::placed`), or all where the run is on one node.
+    Node(Option<usize>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accumulate {
-            Shard::Node(n) => n.unwrap_or(dp),
     Local,
     Sharded,
 }
@@ -230,8 +245,6 @@ pub enum Recompute {
     /// All activations the backward reads stay.
     Keep,
     /// What costs little is computed again: norms, activations, rotations.
-    /// Those of a node: so many of dp, which the launch says (`train::run::placed`), or all where the run is on one node.
-    Node(Option<usize>),
     Cheap,
     /// Only the input of each block stays.
     Full,

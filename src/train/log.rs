@@ -40,7 +40,7 @@ impl Rank<'_> {
             json!({
                 "config_hash": format!("{:016x}", config.hash()), "git": crate::GIT, "host": hostname(),
                 "ranks": dp * tp, "dp": dp, "tp": tp, "zero": config.parallel.zero,
-                "shard": shard,  "params": params,
+                "shard": shard, "reductions": config.parallel.reductions.name(), "params": params,
                 "flops_per_token_full": full, "flops_per_token_causal": causal,
                 "threads_per_rank": launch.threads_per_rank(), "peak_tflops": peak, "program_hashes": programs,
             })

@@ -13,7 +13,7 @@ use super::replica::{Plan, Replica};
 use super::resume;
 use super::step::{MicroBatch, Outcome, Update, step_unless};
 use super::vote::{Ballot, Vote};
-use super::{agreement, alike, corpora, council};
+use super::{agreement, alike, corpora, council, fastest};
 use crate::comm::nodes::dp_per_node;
 use crate::comm::{Mesh, Setup, Spent, World, processes};
 use crate::config::{self, Every, OptimState, PhaseConfig, Precision, RunConfig};
@@ -184,6 +184,7 @@ fn rank_main(
         return Err(Error::Requeue { step: start.step().unwrap_or(0) });
     }
     let mut replica = Replica::new(dev, mesh, &plan(config))?;
+    let reductions = fastest::choose(config, &replica.mesh)?;
     let position = resume::load(config, start, &mut replica)?;
     let mut rank = Rank {
         config,
@@ -204,6 +205,10 @@ fn rank_main(
     if first {
         resume::write_run_file(config)?;
         rank.describe(launch, found, &programs);
+        if let Some(text) = reductions {
+            crate::terminal::say(&text);
+            rank.event("reductions", &text);
+        }
     }
     let done = rank.phases();
     if let (Err(e), world) = (&done, &rank.replica.mesh.world)

@@ -158,6 +158,41 @@ fn state_is_split_over_the_ranks_of_a_node() {
 }
 
 #[test]
+fn the_faster_reductions_are_chosen_once_and_kept() {
+    let dir = workplace();
+    let train = |name: &str, reductions: &str, steps: usize| {
+        let [name, reductions, steps] = [
+            format!("run.dir={name}"),
+            format!("parallel.reductions={reductions}"),
+            format!("phase.0.steps={steps}"),
+        ];
+        let args = ["train", "run.toml", "--threads", "1", "--set", &name, "--set", &reductions, "--set"];
+        let e = run(2, dir.path(), ESPALIER, &[&args[..], &[&steps]].concat(), &[]);
+        assert_eq!(e.code, Some(0), "{}", e.stderr);
+        e.stderr
+    };
+    let file = |name: &str| dir.path().join(name).join("reductions.json");
+    let said = train("fast", "fastest", 3);
+    assert!(said.contains("collectives, measured now; "), "{said}");
+    let text = std::fs::read_to_string(file("fast")).unwrap();
+    let mut chosen: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let all = chosen["collectives"].as_object_mut().unwrap();
+    assert!(all.keys().any(|k| k.starts_with("dp reduce_scatter of ")), "{text}");
+    assert!(train("fast", "fastest", 4).contains("collectives, as this run chose when it began"));
+    assert_eq!(std::fs::read_to_string(file("fast")).unwrap(), text, "a resume measures nothing");
+    let metrics = std::fs::read_to_string(dir.path().join("fast/metrics.jsonl")).unwrap();
+    assert_eq!(metrics.matches("\"name\":\"reductions\"").count(), 2);
+    // What the file says is what is done: nothing by the library are the bits of our own sums.
+    let n = all.len();
+    all.values_mut().for_each(|times| times["library"] = false.into());
+    std::fs::create_dir(dir.path().join("none")).unwrap();
+    std::fs::write(file("none"), chosen.to_string()).unwrap();
+    assert!(train("none", "fastest", 3).contains(&format!("the library does 0 of {n} collectives")));
+    train("ordered", "ordered", 3);
+    assert_eq!(lines(dir.path(), "none", "step"), lines(dir.path(), "ordered", "step"));
+}
+
+#[test]
 fn what_all_ranks_find_is_said_once() {
     let dir = workplace();
     std::fs::write(dir.path().join("bad.toml"), RUN.replace("steps = 5", "stepz = 5")).unwrap();

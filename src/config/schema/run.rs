@@ -217,7 +217,7 @@ pub(super) const PARALLEL: Table = Table {
             "reductions",
             Takes::Words(|| words(read::REDUCTIONS)),
             "\"ordered\"",
-            "Who sums over ranks that are processes: this program in rank order, with the same bits whatever joins the ranks, or the MPI library as it likes.",
+            "Who sums over ranks that are processes: this program in rank order, with the same bits whatever joins the ranks; the MPI library as it likes; or for each collective who is faster, timed once at the start of the run.",
         ),
     ],
 };
