@@ -255,6 +255,7 @@ fn resolved_files_resolve_to_the_same_run() {
             + "eval = { on = [\"c\"], every = \"1.5 min\" }\n[[phase]]\nname = \"k\"\ntokens = 7\nmix = { b = 3 }\nschedule = \"keep\"\n\
                cursor = \"new\"\neval = \"none\"\n[optim]\nclip = \"none\"\nsgd = { weight_decay = 0.01 }\ngroup = []\n",
     );
+    texts.push(format!("parallel = \"auto\"\n{LEAST}"));
     for text in texts {
         let first = parse(&text, &[]).unwrap_or_else(|e| panic!("{e}\n{text}"));
         let resolved = first.resolved_toml();

@@ -59,7 +59,17 @@ pub(super) fn config(doc: &Doc) -> Result<RunConfig> {
         None => None,
     };
     let phases = read_phase::phases(&phase_tables, &run, &model, &data, &optim, &eval)?;
-    let parallel = parallel(&root.table("parallel")?)?;
+    let parallel = match root.get("parallel").map(|node| &node.value) {
+        Some(Value::Str(s)) if s == "auto" => {
+            let absent = Table { doc, path: "parallel".into(), entries: &[] };
+            ParallelConfig { open: true, ..parallel(&absent)? }
+        }
+        Some(Value::Str(s)) => {
+            let remedy = "give \"auto\", or a table [parallel] with its keys";
+            return Err(root.error("parallel", format!("unknown value {s:?}"), remedy));
+        }
+        _ => parallel(&root.table("parallel")?)?,
+    };
     let checkpoint = checkpoint(&root.table("checkpoint")?)?;
     let numerics = read_numerics::numerics(&root.table("numerics")?)?;
     let config = RunConfig {
@@ -148,6 +158,7 @@ fn parallel(t: &Table) -> Result<ParallelConfig> {
         accumulate,
         recompute: t.choice("recompute", RECOMPUTE)?.unwrap_or(Recompute::Keep),
         reductions: t.choice("reductions", REDUCTIONS)?.unwrap_or(Reductions::Ordered),
+        open: false,
     })
 }
 

@@ -190,6 +190,8 @@ pub struct ParallelConfig {
     pub accumulate: Accumulate,
     pub recompute: Recompute,
     pub reductions: Reductions,
+    /// `parallel = "auto"`: the launch chooses all of it (`plan::auto`), and what stands here is not it.
+    pub open: bool,
 }
 
 /// Who sums over ranks that are processes.

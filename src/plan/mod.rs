@@ -1,6 +1,7 @@
 //! `train --dry-run`: what a run is and what it needs, learned by rehearsing it on the Meta device. Nothing is allocated
 //! or written; corpora are opened, since their sizes say how often they are read.
 
+pub mod auto;
 mod curve;
 mod outside;
 mod text;
@@ -35,6 +36,9 @@ pub struct DryRun {
     pub checkpoint_bytes: u64,
     /// N of Slurm's `--signal=USR1@N`: time to write a checkpoint before the job's is up, seconds.
     pub slurm_signal_s: u64,
+    /// How `parallel = "auto"` was resolved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto: Option<auto::Choice>,
     #[serde(skip)]
     curve: Vec<f64>,
 }
@@ -201,6 +205,7 @@ impl DryRun {
             },
             corpora: domains.iter().map(Corpus::new).collect(),
             curve: curve::sample(config),
+            auto: None,
             checkpoint_bytes: checkpoint_bytes(config),
             slurm_signal_s: slurm_signal_s(checkpoint_bytes(config)),
             memory: Memory::new(&moments, outside),

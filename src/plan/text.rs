@@ -63,6 +63,9 @@ impl fmt::Display for DryRun {
         if l.nodes_open || l.shard != l.dp || l.ranks_per_node != l.ranks {
             self.nodes(f)?;
         }
+        if let Some(auto) = &self.auto {
+            write!(f, "{auto}")?;
+        }
         for (i, c) in self.corpora.iter().enumerate().take(LISTED) {
             let (head, tokens) = (if i == 0 { "corpora" } else { "" }, count(c.tokens as f64));
             writeln!(

@@ -99,6 +99,10 @@ pub fn placed(config: &RunConfig, launch: &Launch) -> Result<RunConfig> {
 
 /// What the run file asks that this build, or this model, cannot do. Nothing is opened or written.
 pub fn check(config: &RunConfig, launch: &Launch) -> Result<()> {
+    if config.parallel.open {
+        let problem = "\"auto\" was not resolved for these ranks";
+        return Err(Error::config(&config.source_file, "parallel", problem, "resolve it, or give its keys"));
+    }
     config.check_ranks(launch.ranks)?;
     let refuse = |key: &str, problem: &str, remedy: &str| {
         Err(Error::config(&config.source_file, key, problem, remedy))

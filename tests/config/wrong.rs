@@ -66,6 +66,7 @@ const WRONG_SETS: &[(&str, &str, &str)] = &[
     ("parallel.zero=4", "4 is out of range", "from 0 to 3"),
     ("parallel.sequence_parallel=true", "true with tp = 1, where nothing is split", "set tp to 2 or more"),
     ("parallel.accumulate=sharded", "\"sharded\" with zero = 1", "set zero to 2 or 3"),
+    ("parallel=atuo", "unknown value \"atuo\"", "give \"auto\", or a table [parallel]"),
     ("parallel.shard=nodes", "unknown value \"nodes\"", "\"node\", \"N ranks\""),
     ("parallel.shard=0 ranks", "unknown value \"0 ranks\"", "N ranks"),
     ("parallel.pp=2", "`pp` is not built yet", "use tp"),

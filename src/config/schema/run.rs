@@ -17,7 +17,12 @@ pub(super) const TOP: Table = Table {
         need("run", Takes::Table, "What belongs to the whole run."),
         need("model", Takes::Table, "The network."),
         need("data", Takes::Table, "The corpora, each a table with a name: letters, digits, `_` and `-`."),
-        may("parallel", Takes::Table, "its defaults", "How ranks share the work."),
+        may(
+            "parallel",
+            Takes::Table,
+            "its defaults",
+            "How ranks share the work; the string `\"auto\"` instead has the launch choose and say why.",
+        ),
         may("optim", Takes::Table, "its defaults", "The optimizer."),
         may("numerics", Takes::Table, "its defaults", "What happens to updates that go wrong."),
         need("phase", Takes::Tables, "The phases of the run, one after the other."),
