@@ -193,6 +193,27 @@ fn the_faster_reductions_are_chosen_once_and_kept() {
 }
 
 #[test]
+fn a_doctor_of_several_measures_each_rank_and_each_pair() {
+    let dir = workplace();
+    let e = run(3, dir.path(), ESPALIER, &["doctor", "--mib", "1", "--json"], &[]);
+    assert_eq!(e.code, Some(0), "{}{}", e.stdout, e.stderr);
+    let found: serde_json::Value = serde_json::from_str(&e.stdout).unwrap();
+    let cluster = &found["cluster"];
+    let above = |v: &serde_json::Value| v.as_f64().unwrap() > 0.0;
+    let ranks = cluster["ranks"].as_array().unwrap();
+    assert_eq!(ranks.len(), 3);
+    for (i, rank) in ranks.iter().enumerate() {
+        assert_eq!(rank["rank"], i);
+        assert!(["gflops", "copy_gb_s", "write_mb_s", "read_mb_s"].iter().all(|k| above(&rank[k])), "{rank}");
+    }
+    let pairs: Vec<_> = cluster["pairs"].as_array().unwrap().iter().map(|p| p["ranks"].to_string()).collect();
+    assert!(pairs.len() == 3 && ["[0,1]", "[0,2]", "[1,2]"].iter().all(|p| pairs.iter().any(|q| q == p)));
+    assert!(above(&cluster["all_reduce_gb_s"]));
+    let looks = run(2, dir.path(), ESPALIER, &["doctor", "--no-measure", "--json"], &[]);
+    assert!(looks.stdout.contains("\"cluster\":null"), "{}{}", looks.stdout, looks.stderr);
+}
+
+#[test]
 fn what_all_ranks_find_is_said_once() {
     let dir = workplace();
     std::fs::write(dir.path().join("bad.toml"), RUN.replace("steps = 5", "stepz = 5")).unwrap();
