@@ -255,6 +255,7 @@ fn resolved_files_resolve_to_the_same_run() {
             + "eval = { on = [\"c\"], every = \"1.5 min\" }\n[[phase]]\nname = \"k\"\ntokens = 7\nmix = { b = 3 }\nschedule = \"keep\"\n\
                cursor = \"new\"\neval = \"none\"\n[optim]\nclip = \"none\"\nsgd = { weight_decay = 0.01 }\ngroup = []\n",
     );
+    texts.push(format!("parallel = \"auto\"\n{LEAST}"));
     for text in texts {
         let first = parse(&text, &[]).unwrap_or_else(|e| panic!("{e}\n{text}"));
         let resolved = first.resolved_toml();
@@ -343,6 +344,15 @@ fn a_resume_may_change_only_what_leaves_the_run_the_same() {
     let longer = parse(FULL, &[&web, &laws, "phase.1.tokens=60_000_000"]).unwrap();
     let got = longer.check_resume(&old).unwrap_err().to_string();
     assert!(got.contains("phase.1.tokens: Megatron's order depends on the length of the run"), "{got}");
+}
+
+#[test]
+fn state_may_be_split_over_a_node_if_it_is_split() {
+    let c = parse(LEAST, &["parallel.shard=node"]).unwrap();
+    assert_eq!((c.parallel.shard, c.parallel.shard_size(6)), (espalier::config::Shard::Node(None), 6));
+    assert!(c.resolved_toml().contains("\nshard = \"node\"\n"));
+    let got = message(LEAST, &["parallel.shard=node", "parallel.zero=0"]);
+    assert!(got.contains("\"node\" with zero = 0, where nothing is split"), "{got}");
 }
 
 #[test]

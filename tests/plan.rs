@@ -1,5 +1,9 @@
 //! What `--dry-run` says against what a run does: the arena's book-keeping exactly, the process's memory within 10 %.
 
+#[path = "plan/auto.rs"]
+mod auto;
+#[path = "plan/nodes.rs"]
+mod nodes;
 #[path = "plan/tensor.rs"]
 mod tensor;
 

@@ -178,7 +178,7 @@ impl Line {
 }
 
 fn launch(ranks: usize, threads: usize) -> Launch {
-    Launch { ranks, threads: Some(threads), deadline: Duration::from_secs(300) }
+    Launch { ranks, threads: Some(threads), deadline: Duration::from_secs(300), ranks_per_node: None }
 }
 
 /// English, in documents of 1 to 700 tokens; every ninth has one token and so no prediction, the last two too. Between

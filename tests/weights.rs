@@ -392,7 +392,7 @@ fn run(
     let file = folder.join(format!("{name}.toml"));
     std::fs::write(&file, text).expect("written");
     let config = RunConfig::load(&file, &[]).unwrap_or_else(|e| panic!("{e}"));
-    let launch = Launch { ranks, threads: Some(1), deadline: Duration::from_secs(300) };
+    let launch = Launch { ranks, threads: Some(1), deadline: Duration::from_secs(300), ranks_per_node: None };
     train(&config, &launch).unwrap_or_else(|e| panic!("{e}"));
     let rows = std::fs::read_to_string(dir.join("metrics.jsonl")).expect("metrics");
     let rows = rows.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).expect("a row"));
@@ -468,7 +468,12 @@ fn a_resume_with_another_side_stream_is_refused_by_its_name() {
         stream.finish(hash).expect("written");
     };
     let (config, _) = run(folder.path(), "run", "loss", (2, 1e-3), 1);
-    let again = || train(&config, &Launch { ranks: 1, threads: Some(1), deadline: Duration::from_secs(300) });
+    let again = || {
+        train(
+            &config,
+            &Launch { ranks: 1, threads: Some(1), deadline: Duration::from_secs(300), ranks_per_node: None },
+        )
+    };
     let mut other = values.clone();
     *other.last_mut().expect("values") += 1.0;
     write(&other);

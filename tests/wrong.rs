@@ -176,6 +176,8 @@ fn wrong_usage_names_the_option_and_ends_with_2() {
         ("train run.toml --rank 2", "--ranks"),
         ("train run.toml --ranks two", "--ranks"),
         ("train run.toml --json", "--dry-run"),
+        ("train run.toml --ranks-per-node 2", "--dry-run"),
+        ("train run.toml --dry-run --node-memory 0", "0.001 to 1000000"),
         ("corpus build text", "--out"),
         ("corpus build text --out x --eod END --no-eod", "--no-eod"),
         ("corpus sample corpus --prove 5..5", "A below B"),

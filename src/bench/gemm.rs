@@ -72,6 +72,12 @@ pub fn run(
     (peak, rows)
 }
 
+/// GFLOP/s of one product of `tokens` rows with a square weight, f32.
+pub fn square(pool: &Pool, tokens: usize, dim: usize) -> f64 {
+    let seconds = product::<f32>(pool, (tokens, dim, dim), false, true, Out::Store);
+    2.0 * (tokens * dim * dim) as f64 / seconds / 1e9
+}
+
 /// Seconds of one product.
 fn product<T: Elem<Acc = f32>>(
     pool: &Pool,

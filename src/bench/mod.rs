@@ -1,6 +1,7 @@
 //! What this machine attains: products (`gemm`), a training step (`step`), batches of a corpus (`loader`), collectives
 //! between ranks (`comm`), the machine alone (`roof`). Attained beside attainable, medians of several rounds.
 
+pub mod cluster;
 pub mod comm;
 pub mod gemm;
 pub mod loader;

@@ -1,6 +1,8 @@
 //! `doctor`: what this machine has, what a run can expect of it, and the fix for what is missing.
 
-use crate::bench::{gemm, rates};
+mod cluster;
+
+use crate::bench::{self, gemm, rates};
 use crate::comm::processes;
 use crate::config::ModelConfig;
 use crate::device::Pool;
@@ -17,12 +19,12 @@ use std::process::Command;
   espalier doctor                        a few seconds; measures arithmetic, memory and the disk here
   espalier doctor --dir /scratch/me      the file system that corpora and checkpoints will lie on
   espalier doctor --no-measure --json    for scripts
-  mpirun -n 4 espalier doctor            do the ranks of a launcher find each other, and where are they")]
+  mpirun -n 4 espalier doctor            where are the ranks of a launcher, which is slow, which pair has a slow link")]
 pub struct Doctor {
     /// Where corpora and checkpoints will lie
     #[arg(long, default_value = ".")]
     dir: PathBuf,
-    /// MiB written to and read from that directory
+    /// MiB written to and read from that directory, by each rank of a launcher
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=65536))]
     mib: u64,
     /// Only look
@@ -69,20 +71,24 @@ impl Doctor {
                 "name one",
             ));
         }
+        let mib = self.mib as usize;
+        let together = if self.no_measure { None } else { bench::cluster::run(&self.dir, mib)? };
         if !processes::is_first() {
-            return Ok(()); // the first of several processes looks for all
+            return Ok(()); // the first of several processes looks, and says what all measured
         }
         let mut all = vec![program(), vectors(), processor(), memory(), huge_pages(), files()];
         all.extend([space(&self.dir), temporary(), mpi(), slurm(), gpu()]);
         all.extend(ranks());
-        if !self.no_measure {
-            all.extend(self.measure());
+        match &together {
+            Some(c) => all.extend(cluster::findings(c)),
+            None if self.no_measure => {}
+            None => all.extend(self.measure()),
         }
         let wrong = all.iter().any(|f| f.state == State::Wrong);
         match self.json {
             true => println!(
                 "{}",
-                serde_json::json!({ "host": read("/proc/sys/kernel/hostname"), "findings": all })
+                serde_json::json!({ "host": read("/proc/sys/kernel/hostname"), "findings": all, "cluster": together })
             ),
             false => all.iter().for_each(show),
         }

@@ -24,7 +24,8 @@ pub struct Ranks {
 
 impl Ranks {
     pub fn launch(&self, deadline: Duration) -> Result<Launch> {
-        Ok(Launch { ranks: processes::ranks(self.ranks)?, threads: self.threads, deadline })
+        let ranks = processes::ranks(self.ranks)?;
+        Ok(Launch { ranks, threads: self.threads, deadline, ranks_per_node: None })
     }
 
     pub fn weights(&self) -> EvalWeights {

@@ -7,8 +7,9 @@
 //! only here.
 
 use super::solo::Staging;
-use super::{Comm, Solo, Spent};
+use super::{Comm, Job, Solo, Spent};
 use crate::{Error, Result};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 #[derive(Clone)]
@@ -111,6 +112,17 @@ impl Mesh {
         };
         let tp = part(rank % tp, tp, "tp");
         Mesh { world: world.clone(), dp: whole, tp, shard, replicate, kv: alone(), pretended: Some(world) }
+    }
+
+    /// The collectives that a mesh without peers counted, and how often each was called.
+    pub fn jobs(&self) -> BTreeMap<Job, u64> {
+        self.pretended.as_ref().map_or(BTreeMap::new(), |world| world.jobs())
+    }
+
+    /// The group that reports call `axis`.
+    pub fn group(&self, axis: &str) -> Option<&Arc<dyn Comm>> {
+        let all = [&self.dp, &self.tp, &self.shard, &self.replicate, &self.kv, &self.world];
+        all.into_iter().find(|g| g.axis() == axis && g.size() > 1)
     }
 
     /// Where the time of this rank's collectives went, in all groups.

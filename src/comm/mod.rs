@@ -16,6 +16,7 @@ pub mod launch;
 pub mod mesh;
 #[cfg(feature = "mpi")]
 pub mod mpi;
+pub mod nodes;
 pub mod processes;
 pub mod record;
 mod reduce;
@@ -30,7 +31,7 @@ use std::time::Duration;
 
 pub use mesh::Mesh;
 pub use processes::run;
-pub use record::{Kind, Record, Spent, Traffic};
+pub use record::{Job, Kind, Record, Spent, Traffic};
 pub use solo::Solo;
 pub use threads::{World, run_ranks};
 

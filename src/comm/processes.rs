@@ -3,7 +3,7 @@
 
 use super::launch::{Announced, discover};
 use super::solo::Staging;
-use super::{Kind, Setup, World, run_ranks};
+use super::{Job, Kind, Setup, World, run_ranks};
 use crate::config::Reductions;
 use crate::{Error, Result};
 
@@ -75,6 +75,13 @@ pub fn host(rank: usize) -> Option<String> {
     }
 }
 
+/// Ranks of a node, where processes say on which host they are. Errors: as `nodes::ranks_per_node`.
+pub fn ranks_per_node() -> Result<Option<usize>> {
+    let Some((_, size)) = joined() else { return Ok(None) };
+    let hosts: Vec<String> = (0..size).filter_map(host).collect();
+    super::nodes::ranks_per_node(&hosts).map(Some)
+}
+
 /// The ranks of a run: as many as there are processes, else what `--ranks` says, else one. Error: `Launch` if both say.
 pub fn ranks(asked: Option<usize>) -> Result<usize> {
     match (joined(), asked) {
@@ -106,6 +113,28 @@ pub fn staging(reductions: Reductions) -> Option<Staging> {
         let _ = reductions;
         None
     }
+}
+
+/// Whether the MPI library could do a collective over n ranks in our place, if it reduces or may.
+pub fn library_can(job: &Job, n: usize) -> bool {
+    #[cfg(feature = "mpi")]
+    return super::mpi::library_can(job, n);
+    #[cfg(not(feature = "mpi"))]
+    {
+        let _ = (job, n);
+        false
+    }
+}
+
+/// Has the MPI library do these, and only these, from here on in this run: under `Reductions::Fastest`. The same on all
+/// ranks.
+pub fn give_library(jobs: Vec<Job>) {
+    #[cfg(feature = "mpi")]
+    if let Some(process) = super::mpi::process() {
+        process.set_share(super::mpi::Share::These(jobs));
+    }
+    #[cfg(not(feature = "mpi"))]
+    let _ = jobs;
 }
 
 /// The MPI library's own collective on f32, to compare with: `None` where ranks are not processes. `to` has what a rank

@@ -1,5 +1,6 @@
 //! What a rank called: the last collectives, for the report of a lost rank, and counters of traffic.
 
+use crate::device::DType;
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -7,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     AllReduce,
@@ -55,6 +56,23 @@ impl Kind {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// A collective as far as its speed goes: in which group, what, and how much.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Job {
+    pub axis: Arc<str>,
+    pub kind: Kind,
+    pub dtype: DType,
+    /// Values of the whole buffer.
+    pub len: usize,
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Job { axis, kind, dtype, len } = self;
+        write!(f, "{axis} {kind} of {len} {dtype}")
     }
 }
 

@@ -3,12 +3,13 @@
 
 use super::call::Call;
 use super::record::{Counters, Progress, Recent};
-use super::{Comm, InFlight, Kind, Pending, Record, Reduce, Spent, Traffic};
+use super::{Comm, InFlight, Job, Kind, Pending, Record, Reduce, Spent, Traffic};
 use crate::device::arena::Buffer;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
 pub struct Solo {
@@ -41,6 +42,8 @@ impl InFlight for Staged {
 struct Shared {
     recent: Recent,
     aborted: OnceLock<String>,
+    /// What was counted, each once, with how often.
+    jobs: Mutex<BTreeMap<Job, u64>>,
 }
 
 impl Solo {
@@ -70,6 +73,14 @@ impl Solo {
         Solo { shared: self.shared.clone(), staging: self.staging, ..Solo::pretend(rank, size, axis) }
     }
 
+    /// The collectives of all groups of this rank, and how often each was called.
+    pub fn jobs(&self) -> BTreeMap<Job, u64> {
+        self.jobs_mut().clone()
+    }
+    fn jobs_mut(&self) -> MutexGuard<'_, BTreeMap<Job, u64>> {
+        self.shared.jobs.lock().expect("no panic under the lock")
+    }
+
     fn count(&self, kind: Kind, bytes: usize, what: &str) -> Result<()> {
         if let Some(reason) = self.shared.aborted.get() {
             return Err(Error::RankLost { rank: self.rank, problem: reason.clone() });
@@ -94,6 +105,10 @@ impl Solo {
             self.size
         );
         self.count(kind, t.len() * t.dtype().bytes(), what)?;
+        if self.size > 1 {
+            let job = Job { axis: self.axis.clone(), kind, dtype: t.dtype(), len: t.len() };
+            *self.jobs_mut().entry(job).or_default() += 1;
+        }
         t.note(format_args!("{} {kind} {} {} {what}", self.axis, t.len(), t.dtype()));
         let Some(staging) = self.staging.filter(|_| t.is_meta()) else { return Ok(Pending::ready(t)) };
         let (dtype, len) = (t.dtype(), t.len());

@@ -21,8 +21,11 @@ pub(super) const DEVICES: &[(&str, DeviceChoice)] =
 pub(super) const PRECISIONS: &[(&str, Precision)] = &[("f32", Precision::F32), ("bf16", Precision::Bf16)];
 pub(super) const ACCUMULATE: &[(&str, Accumulate)] =
     &[("local", Accumulate::Local), ("sharded", Accumulate::Sharded)];
-pub(super) const REDUCTIONS: &[(&str, Reductions)] =
-    &[("ordered", Reductions::Ordered), ("library", Reductions::Library)];
+pub(super) const REDUCTIONS: &[(&str, Reductions)] = &[
+    (Reductions::Ordered.name(), Reductions::Ordered),
+    (Reductions::Library.name(), Reductions::Library),
+    (Reductions::Fastest.name(), Reductions::Fastest),
+];
 pub(super) const RECOMPUTE: &[(&str, Recompute)] =
     &[("keep", Recompute::Keep), ("cheap", Recompute::Cheap), ("full", Recompute::Full)];
 
@@ -56,7 +59,17 @@ pub(super) fn config(doc: &Doc) -> Result<RunConfig> {
         None => None,
     };
     let phases = read_phase::phases(&phase_tables, &run, &model, &data, &optim, &eval)?;
-    let parallel = parallel(&root.table("parallel")?)?;
+    let parallel = match root.get("parallel").map(|node| &node.value) {
+        Some(Value::Str(s)) if s == "auto" => {
+            let absent = Table { doc, path: "parallel".into(), entries: &[] };
+            ParallelConfig { open: true, ..parallel(&absent)? }
+        }
+        Some(Value::Str(s)) => {
+            let remedy = "give \"auto\", or a table [parallel] with its keys";
+            return Err(root.error("parallel", format!("unknown value {s:?}"), remedy));
+        }
+        _ => parallel(&root.table("parallel")?)?,
+    };
     let checkpoint = checkpoint(&root.table("checkpoint")?)?;
     let numerics = read_numerics::numerics(&root.table("numerics")?)?;
     let config = RunConfig {
@@ -135,26 +148,7 @@ fn parallel(t: &Table) -> Result<ParallelConfig> {
         let problem = format!("\"sharded\" with zero = {zero}, where every rank keeps whole gradients");
         return Err(t.error("accumulate", problem, "set zero to 2 or 3, or accumulate to \"local\""));
     }
-    let shard = match t.str("shard", "\"all\" or \"N ranks\"")? {
-        None | Some("all") => Shard::All,
-        Some("node") => {
-            return Err(t.not_built("shard", "shard = \"node\"", "give the ranks of a node: \"8 ranks\""));
-        }
-        Some(s) => match s.strip_suffix(" ranks").and_then(|n| n.parse().ok()).filter(|n| *n > 0) {
-            Some(_) if zero == 0 => {
-                let problem = format!("{s:?} with zero = 0, where nothing is split");
-                return Err(t.error("shard", problem, "set zero to 1, 2 or 3, or shard to \"all\""));
-            }
-            Some(n) => Shard::Ranks(n),
-            None => {
-                return Err(t.error(
-                    "shard",
-                    format!("unknown value {s:?}"),
-                    "allowed: \"all\", \"N ranks\"",
-                ));
-            }
-        },
-    };
+    let shard = shard(t, zero)?;
     Ok(ParallelConfig {
         tp: t.usize("tp", 1..=1 << 20)?.unwrap_or(1),
         zero: zero as u8,
@@ -164,7 +158,29 @@ fn parallel(t: &Table) -> Result<ParallelConfig> {
         accumulate,
         recompute: t.choice("recompute", RECOMPUTE)?.unwrap_or(Recompute::Keep),
         reductions: t.choice("reductions", REDUCTIONS)?.unwrap_or(Reductions::Ordered),
+        open: false,
     })
+}
+
+fn shard(t: &Table, zero: u64) -> Result<Shard> {
+    let Some(s) = t.str("shard", "\"all\", \"node\" or \"N ranks\"")? else { return Ok(Shard::All) };
+    let ranks = || s.strip_suffix(" ranks").and_then(|n| n.parse().ok()).filter(|n| *n > 0);
+    let shard = match s {
+        "all" => return Ok(Shard::All),
+        "node" => Some(Shard::Node(None)),
+        _ => ranks().map(Shard::Ranks),
+    };
+    match shard {
+        None => {
+            let allowed = "allowed: \"all\", \"node\", \"N ranks\"";
+            Err(t.error("shard", format!("unknown value {s:?}"), allowed))
+        }
+        Some(_) if zero == 0 => {
+            let problem = format!("{s:?} with zero = 0, where nothing is split");
+            Err(t.error("shard", problem, "set zero to 1, 2 or 3, or shard to \"all\""))
+        }
+        Some(shard) => Ok(shard),
+    }
 }
 
 fn decay(t: &Table) -> Result<Option<f64>> {

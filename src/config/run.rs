@@ -190,6 +190,8 @@ pub struct ParallelConfig {
     pub accumulate: Accumulate,
     pub recompute: Recompute,
     pub reductions: Reductions,
+    /// `parallel = "auto"`: the launch chooses all of it (`plan::auto`), and what stands here is not it.
+    pub open: bool,
 }
 
 /// Who sums over ranks that are processes.
@@ -199,6 +201,19 @@ pub enum Reductions {
     Ordered,
     /// The MPI library, in an order of its choice.
     Library,
+    /// For each collective the one that the start of the run finds faster.
+    Fastest,
+}
+
+impl Reductions {
+    /// As the run file and the metrics call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Reductions::Ordered => "ordered",
+            Reductions::Library => "library",
+            Reductions::Fastest => "fastest",
+        }
+    }
 }
 
 impl ParallelConfig {
@@ -207,6 +222,7 @@ impl ParallelConfig {
         match self.shard {
             Shard::All => dp,
             Shard::Ranks(n) => n,
+            Shard::Node(n) => n.unwrap_or(dp),
         }
     }
 }
@@ -216,6 +232,8 @@ impl ParallelConfig {
 pub enum Shard {
     All,
     Ranks(usize),
+    /// Those of a node: so many of dp, which the launch says (`train::run::placed`), or all where the run is on one node.
+    Node(Option<usize>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -59,13 +59,18 @@ impl RunConfig {
         let c = &self.checkpoint;
         let keep = c.keep_every.as_ref().map_or(String::new(), |k| format!(", keep_every = {}", every(k)));
         w.line("checkpoint", format!("{{ every = {}, keep_last = {}{keep} }}", every(&c.every), c.keep_last));
+        if self.parallel.open {
+            w.line("parallel", "\"auto\"".into());
+        }
         self.run_lines(&mut w);
         w.table("model", true);
         model_lines(&self.model, &mut w);
         for (name, d) in &self.data {
             data_lines(name, d, &mut w);
         }
-        self.parallel_lines(&mut w);
+        if !self.parallel.open {
+            self.parallel_lines(&mut w);
+        }
         self.optim_lines(&mut w);
         self.numerics_lines(&mut w);
         for (i, p) in self.phases.iter().enumerate() {
@@ -106,6 +111,8 @@ impl RunConfig {
         let shard = match p.shard {
             Shard::All => "all".into(),
             Shard::Ranks(n) => format!("{n} ranks"),
+            // How many those are is a matter of each launch.
+            Shard::Node(_) => "node".into(),
         };
         w.line("shard", string(&shard));
         w.line("sequence_parallel", p.sequence_parallel.to_string());

@@ -3,6 +3,7 @@
 pub mod arena;
 pub mod attention;
 pub mod gemm;
+pub mod memory;
 pub mod num;
 pub mod pool;
 pub mod shared;

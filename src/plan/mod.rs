@@ -1,6 +1,7 @@
 //! `train --dry-run`: what a run is and what it needs, learned by rehearsing it on the Meta device. Nothing is allocated
 //! or written; corpora are opened, since their sizes say how often they are read.
 
+pub mod auto;
 mod curve;
 mod outside;
 mod text;
@@ -10,14 +11,14 @@ pub use outside::Outside;
 
 use crate::Result;
 use crate::comm::processes;
-use crate::config::{OptimKind, OptimState, PhaseConfig, Precision, RunConfig};
+use crate::config::{OptimKind, OptimState, PhaseConfig, Precision, RunConfig, Shard};
 use crate::data::{Domain, HeldOut};
 use crate::device::{Category, arena::MemoryUse};
 use crate::train::corpora;
 use crate::train::evaluate::{batch_rows, held_out};
 use crate::train::position::Position;
 use crate::train::rehearsal::Rehearsal;
-use crate::train::run::{Launch, check};
+use crate::train::run::{Launch, check, placed};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 
@@ -35,6 +36,9 @@ pub struct DryRun {
     pub checkpoint_bytes: u64,
     /// N of Slurm's `--signal=USR1@N`: time to write a checkpoint before the job's is up, seconds.
     pub slurm_signal_s: u64,
+    /// How `parallel = "auto"` was resolved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto: Option<auto::Choice>,
     #[serde(skip)]
     curve: Vec<f64>,
 }
@@ -61,6 +65,13 @@ pub struct Layout {
     pub tp: usize,
     pub threads_per_rank: usize,
     pub zero: u8,
+    /// Data-parallel ranks over which state is split.
+    pub shard: usize,
+    /// All, if they are on one node.
+    pub ranks_per_node: usize,
+    /// Whether the number of nodes makes a difference and nobody said it.
+    #[serde(skip)]
+    nodes_open: bool,
     pub recompute: &'static str,
 }
 
@@ -142,11 +153,17 @@ pub struct Memory {
 impl DryRun {
     /// Errors are those that `train` would end with before its first update.
     pub fn new(config: &RunConfig, launch: &Launch) -> Result<DryRun> {
+        let config = &placed(config, launch)?;
         check(config, launch)?;
         let domains = corpora::look(config)?;
         let held = config.phases.iter().map(|p| held_out(&domains, p)).collect::<Result<Vec<_>>>()?;
         let (tp, dp) = (config.parallel.tp, launch.ranks / config.parallel.tp);
         let threads = launch.threads_per_rank();
+        let ranks_per_node = match launch.ranks_per_node {
+            Some(_) => launch.node()?,
+            // Where nobody asks for nodes, any will do.
+            None => launch.node().ok().flatten(),
+        };
 
         let phases = (0..config.phases.len()).map(|i| Phase::new(config, &domains, i, dp));
         let phases = phases.collect::<Result<_>>()?;
@@ -177,6 +194,9 @@ impl DryRun {
                 tp,
                 threads_per_rank: threads,
                 zero: config.parallel.zero,
+                shard: config.parallel.shard_size(dp),
+                ranks_per_node: ranks_per_node.unwrap_or(launch.ranks),
+                nodes_open: ranks_per_node.is_none() && config.parallel.shard == Shard::Node(None),
                 recompute: match config.parallel.recompute {
                     crate::config::Recompute::Keep => "keep",
                     crate::config::Recompute::Cheap => "cheap",
@@ -185,6 +205,7 @@ impl DryRun {
             },
             corpora: domains.iter().map(Corpus::new).collect(),
             curve: curve::sample(config),
+            auto: None,
             checkpoint_bytes: checkpoint_bytes(config),
             slurm_signal_s: slurm_signal_s(checkpoint_bytes(config)),
             memory: Memory::new(&moments, outside),

@@ -60,6 +60,12 @@ impl fmt::Display for DryRun {
             l.zero,
             l.recompute
         )?;
+        if l.nodes_open || l.shard != l.dp || l.ranks_per_node != l.ranks {
+            self.nodes(f)?;
+        }
+        if let Some(auto) = &self.auto {
+            write!(f, "{auto}")?;
+        }
         for (i, c) in self.corpora.iter().enumerate().take(LISTED) {
             let (head, tokens) = (if i == 0 { "corpora" } else { "" }, count(c.tokens as f64));
             writeln!(
@@ -75,6 +81,21 @@ impl fmt::Display for DryRun {
 }
 
 impl DryRun {
+    fn nodes(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let l = &self.layout;
+        let (nodes, copies) = (l.ranks / l.ranks_per_node, l.dp / l.shard);
+        let open = if l.nodes_open { " (--ranks-per-node says otherwise)" } else { "" };
+        writeln!(
+            f,
+            "            {nodes} node{} of {} ranks{open}; state split over {} of dp {}, {copies} cop{} of it",
+            if nodes == 1 { "" } else { "s" },
+            l.ranks_per_node,
+            l.shard,
+            l.dp,
+            if copies == 1 { "y" } else { "ies" }
+        )
+    }
+
     fn phases(&self, f: &mut fmt::Formatter) -> fmt::Result {
         writeln!(
             f,

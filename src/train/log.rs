@@ -26,6 +26,7 @@ impl Rank<'_> {
         let (config, mesh) = (self.config, &self.replica.mesh);
         let model = &config.model;
         let (dp, tp, params) = (mesh.dp.size(), mesh.tp.size(), model.params());
+        let shard = mesh.shard.size();
         let peak = self.peak_flops * (dp * tp) as f64 / 1e12;
         let [full, causal] = [false, true].map(|c| model.flops_per_token(config.run.seq_len, c));
         if let Some(p) = &mut self.progress {
@@ -38,7 +39,8 @@ impl Rank<'_> {
         self.row("run", || {
             json!({
                 "config_hash": format!("{:016x}", config.hash()), "git": crate::GIT, "host": hostname(),
-                "ranks": dp * tp, "dp": dp, "tp": tp, "zero": config.parallel.zero, "params": params,
+                "ranks": dp * tp, "dp": dp, "tp": tp, "zero": config.parallel.zero,
+                "shard": shard, "reductions": config.parallel.reductions.name(), "params": params,
                 "flops_per_token_full": full, "flops_per_token_causal": causal,
                 "threads_per_rank": launch.threads_per_rank(), "peak_tflops": peak, "program_hashes": programs,
             })

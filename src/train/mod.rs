@@ -10,6 +10,7 @@ pub mod corpora;
 mod council;
 pub mod evaluate;
 mod evaluating;
+mod fastest;
 pub mod fits;
 pub mod loader;
 pub mod lock;

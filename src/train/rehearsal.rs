@@ -9,11 +9,12 @@ use super::run::plan;
 use super::step::{MicroBatch, Update, step};
 use super::vote::Ballot;
 use crate::Result;
-use crate::comm::{Mesh, Reduce, processes};
+use crate::comm::{Job, Mesh, Reduce, processes};
 use crate::config::{PhaseConfig, RunConfig};
 use crate::device::{Category, DType, Device};
 use crate::tape::Seq;
 use crate::tensor::Tensor;
+use std::collections::BTreeMap;
 
 /// One rank of a run, pretended.
 pub struct Rehearsal<'a> {
@@ -113,6 +114,20 @@ impl<'a> Rehearsal<'a> {
 fn fake(rows: usize, seq_len: usize) -> MicroBatch {
     let seq = Seq { rows, seq_len, ..Seq::default() };
     MicroBatch { seq, targets: vec![], weights: vec![], domains: vec![] }
+}
+
+/// The collectives of an update, each once: those that training repeats.
+pub fn jobs(config: &RunConfig, rank: usize, dp: usize) -> Result<Vec<Job>> {
+    let mut all = BTreeMap::new();
+    for phase in &config.phases {
+        let mut one = Rehearsal::new(config, rank, dp);
+        for kind in one.kinds(phase) {
+            // More of the same sizes call nothing new.
+            one.update_of(phase, Split { micro_steps: kind.micro_steps.min(2), ..kind })?;
+        }
+        all.extend(one.replica.mesh.jobs());
+    }
+    Ok(all.into_keys().collect())
 }
 
 /// The program of each phase's updates on a rank. Equal on all ranks of a run that fits together.

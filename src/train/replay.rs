@@ -131,6 +131,7 @@ pub fn replay(config: &RunConfig, launch: &Launch, file: &Path) -> Result<Replay
         shard: Shard::All,
         sequence_parallel: false,
         accumulate: Accumulate::Local,
+        open: false,
         ..config.parallel.clone()
     };
     let config = &RunConfig { parallel, ..config.clone() };

@@ -13,7 +13,8 @@ use super::replica::{Plan, Replica};
 use super::resume;
 use super::step::{MicroBatch, Outcome, Update, step_unless};
 use super::vote::{Ballot, Vote};
-use super::{agreement, alike, corpora, council};
+use super::{agreement, alike, corpora, council, fastest};
+use crate::comm::nodes::dp_per_node;
 use crate::comm::{Mesh, Setup, Spent, World, processes};
 use crate::config::{self, Every, OptimState, PhaseConfig, Precision, RunConfig};
 use crate::data::{Domain, HeldOut, Snapshot};
@@ -36,16 +37,32 @@ pub struct Launch {
     pub threads: Option<usize>,
     /// How long a collective waits for another rank.
     pub deadline: Duration,
+    /// Ranks of a node, as a dry run may have it; None asks where ranks that are processes are, and has threads on one
+    /// node.
+    pub ranks_per_node: Option<usize>,
 }
 
 impl Launch {
     pub fn threads_per_rank(&self) -> usize {
         self.threads.unwrap_or_else(|| processes::threads_per_rank(self.ranks))
     }
+
+    /// Ranks of a node; None if all are on one. Errors: `Launch`, if nodes have different numbers of them.
+    pub fn node(&self) -> Result<Option<usize>> {
+        match self.ranks_per_node {
+            None => processes::ranks_per_node(),
+            Some(n) if n > 0 && self.ranks.is_multiple_of(n) => Ok(Some(n)),
+            Some(n) => {
+                let problem = format!("--ranks-per-node {n} does not divide {} ranks", self.ranks);
+                Err(Error::launch(problem, "give a divisor of --ranks"))
+            }
+        }
+    }
 }
 
 /// Trains to the end of the last phase. Errors end all ranks; `Requeue` after a signal, with a checkpoint written.
 pub fn train(config: &RunConfig, launch: &Launch) -> Result<()> {
+    let config = &placed(config, launch)?;
     check(config, launch)?;
     // From here on: copying corpora and reading checkpoints may take minutes.
     signal::listen();
@@ -69,8 +86,23 @@ pub fn train(config: &RunConfig, launch: &Launch) -> Result<()> {
     Ok(())
 }
 
+/// The run file with what the place of its ranks says: how many of a node `parallel.shard = "node"` means. Errors:
+/// `Launch`, if nodes cannot be shard groups.
+pub fn placed(config: &RunConfig, launch: &Launch) -> Result<RunConfig> {
+    let mut config = config.clone();
+    if let config::Shard::Node(size) = &mut config.parallel.shard {
+        let tp = config.parallel.tp;
+        *size = launch.node()?.map(|ranks| dp_per_node(ranks, tp)).transpose()?;
+    }
+    Ok(config)
+}
+
 /// What the run file asks that this build, or this model, cannot do. Nothing is opened or written.
 pub fn check(config: &RunConfig, launch: &Launch) -> Result<()> {
+    if config.parallel.open {
+        let problem = "\"auto\" was not resolved for these ranks";
+        return Err(Error::config(&config.source_file, "parallel", problem, "resolve it, or give its keys"));
+    }
     config.check_ranks(launch.ranks)?;
     let refuse = |key: &str, problem: &str, remedy: &str| {
         Err(Error::config(&config.source_file, key, problem, remedy))
@@ -156,6 +188,7 @@ fn rank_main(
         return Err(Error::Requeue { step: start.step().unwrap_or(0) });
     }
     let mut replica = Replica::new(dev, mesh, &plan(config))?;
+    let reductions = fastest::choose(config, &replica.mesh)?;
     let position = resume::load(config, start, &mut replica)?;
     let mut rank = Rank {
         config,
@@ -176,6 +209,10 @@ fn rank_main(
     if first {
         resume::write_run_file(config)?;
         rank.describe(launch, found, &programs);
+        if let Some(text) = reductions {
+            crate::terminal::say(&text);
+            rank.event("reductions", &text);
+        }
     }
     let done = rank.phases();
     if let (Err(e), world) = (&done, &rank.replica.mesh.world)

@@ -115,6 +115,104 @@ fn a_run_has_the_bits_of_one_whose_ranks_are_threads() {
     }
 }
 
+/// Args of a launcher for a run on pretended hosts, one after the other with so many ranks: each has a name of its own.
+fn on_hosts(hosts: &[(&str, usize)], args: &str) -> Vec<String> {
+    let mut all = vec![];
+    for (i, (host, ranks)) in hosts.iter().enumerate() {
+        let script = format!("hostname {host} && exec {ESPALIER} {args}");
+        if i > 0 {
+            all.extend([":".to_string(), "-n".into(), ranks.to_string(), "unshare".into()]);
+        }
+        all.extend(["--uts".to_string(), "sh".into(), "-c".into(), script]);
+    }
+    all
+}
+
+#[test]
+fn state_is_split_over_the_ranks_of_a_node() {
+    let may = Command::new("unshare").args(["--uts", "true"]).output().is_ok_and(|out| out.status.success());
+    if !may {
+        println!("host names of their own need root; nothing tested");
+        return;
+    }
+    let dir = workplace();
+    let set = "--threads 1 --set parallel.zero=2";
+    let on = |hosts: &[(&str, usize)], name: &str| {
+        let args =
+            on_hosts(hosts, &format!("train run.toml {set} --set run.dir={name} --set parallel.shard=node"));
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        run(hosts[0].1, dir.path(), "unshare", &args, &[])
+    };
+    let e = on(&[("one", 2), ("two", 2)], "mpi");
+    assert_eq!(e.code, Some(0), "{}", e.stderr);
+    let threads = format!("train run.toml {set} --ranks 4 --set run.dir=threads");
+    let shard = ["--set", "parallel.shard=2 ranks"];
+    let e = alone(dir.path(), &[&threads.split(' ').collect::<Vec<_>>()[..], &shard].concat());
+    assert_eq!(e.code, Some(0), "{}", e.stderr);
+    let [want, got] = ["threads", "mpi"].map(|name| lines(dir.path(), name, "step"));
+    assert!(want.len() == 5 && got == want, "{got:?}\n{want:?}");
+    let e = on(&[("one", 2), ("two", 1), ("three", 1)], "uneven");
+    let said = e.said();
+    assert!(e.code == Some(2) && said.len() == 1, "{}", e.stderr);
+    assert!(said[0].contains("different numbers of ranks: one 2, two 1, three 1"), "{}", said[0]);
+}
+
+#[test]
+fn the_faster_reductions_are_chosen_once_and_kept() {
+    let dir = workplace();
+    let train = |name: &str, reductions: &str, steps: usize| {
+        let [name, reductions, steps] = [
+            format!("run.dir={name}"),
+            format!("parallel.reductions={reductions}"),
+            format!("phase.0.steps={steps}"),
+        ];
+        let args = ["train", "run.toml", "--threads", "1", "--set", &name, "--set", &reductions, "--set"];
+        let e = run(2, dir.path(), ESPALIER, &[&args[..], &[&steps]].concat(), &[]);
+        assert_eq!(e.code, Some(0), "{}", e.stderr);
+        e.stderr
+    };
+    let file = |name: &str| dir.path().join(name).join("reductions.json");
+    let said = train("fast", "fastest", 3);
+    assert!(said.contains("collectives, measured now; "), "{said}");
+    let text = std::fs::read_to_string(file("fast")).unwrap();
+    let mut chosen: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let all = chosen["collectives"].as_object_mut().unwrap();
+    assert!(all.keys().any(|k| k.starts_with("dp reduce_scatter of ")), "{text}");
+    assert!(train("fast", "fastest", 4).contains("collectives, as this run chose when it began"));
+    assert_eq!(std::fs::read_to_string(file("fast")).unwrap(), text, "a resume measures nothing");
+    let metrics = std::fs::read_to_string(dir.path().join("fast/metrics.jsonl")).unwrap();
+    assert_eq!(metrics.matches("\"name\":\"reductions\"").count(), 2);
+    // What the file says is what is done: nothing by the library are the bits of our own sums.
+    let n = all.len();
+    all.values_mut().for_each(|times| times["library"] = false.into());
+    std::fs::create_dir(dir.path().join("none")).unwrap();
+    std::fs::write(file("none"), chosen.to_string()).unwrap();
+    assert!(train("none", "fastest", 3).contains(&format!("the library does 0 of {n} collectives")));
+    train("ordered", "ordered", 3);
+    assert_eq!(lines(dir.path(), "none", "step"), lines(dir.path(), "ordered", "step"));
+}
+
+#[test]
+fn a_doctor_of_several_measures_each_rank_and_each_pair() {
+    let dir = workplace();
+    let e = run(3, dir.path(), ESPALIER, &["doctor", "--mib", "1", "--json"], &[]);
+    assert_eq!(e.code, Some(0), "{}{}", e.stdout, e.stderr);
+    let found: serde_json::Value = serde_json::from_str(&e.stdout).unwrap();
+    let cluster = &found["cluster"];
+    let above = |v: &serde_json::Value| v.as_f64().unwrap() > 0.0;
+    let ranks = cluster["ranks"].as_array().unwrap();
+    assert_eq!(ranks.len(), 3);
+    for (i, rank) in ranks.iter().enumerate() {
+        assert_eq!(rank["rank"], i);
+        assert!(["gflops", "copy_gb_s", "write_mb_s", "read_mb_s"].iter().all(|k| above(&rank[k])), "{rank}");
+    }
+    let pairs: Vec<_> = cluster["pairs"].as_array().unwrap().iter().map(|p| p["ranks"].to_string()).collect();
+    assert!(pairs.len() == 3 && ["[0,1]", "[0,2]", "[1,2]"].iter().all(|p| pairs.iter().any(|q| q == p)));
+    assert!(above(&cluster["all_reduce_gb_s"]));
+    let looks = run(2, dir.path(), ESPALIER, &["doctor", "--no-measure", "--json"], &[]);
+    assert!(looks.stdout.contains("\"cluster\":null"), "{}{}", looks.stdout, looks.stderr);
+}
+
 #[test]
 fn what_all_ranks_find_is_said_once() {
     let dir = workplace();

@@ -1,4 +1,4 @@
-//! The collectives of the MPI library itself, for `parallel.reductions = "library"`: their sums are in an order of the
+//! The collectives of the MPI library itself, for `parallel.reductions = "library"` and `"fastest"`: their sums are in an order of the
 //! library's choice. Heads are exchanged as for our own, so that a rank that calls something else or does not come is
 //! named; the library then gets the calls of a group in the order in which they were made.
 //!
@@ -7,13 +7,30 @@
 use super::ffi::{Link, Outcome, Request};
 use super::flight::part;
 use super::wire::SMALL;
-use crate::comm::Kind;
 use crate::comm::call::Call;
+use crate::comm::{Job, Kind};
 
 /// Whether the library does it: a sum or a gather that is not small. Its counts are 32 bits wide.
 pub fn does(call: &Call, n: usize) -> bool {
     let kind = matches!(call.kind, Kind::AllReduce | Kind::ReduceScatter | Kind::AllGather);
     kind && n > 1 && part(call, n) > SMALL && i32::try_from(call.len).is_ok() && call.refusal(n).is_none()
+}
+
+/// What the library does of that.
+#[derive(Debug)]
+pub enum Share {
+    All,
+    These(Vec<Job>),
+}
+
+impl Share {
+    pub fn has(&self, axis: &str, call: &Call) -> bool {
+        let is = |j: &Job| (j.len, j.kind, j.dtype) == (call.len, call.kind, call.dtype) && *j.axis == *axis;
+        match self {
+            Share::All => true,
+            Share::These(jobs) => jobs.iter().any(is),
+        }
+    }
 }
 
 /// Bytes besides the buffer.

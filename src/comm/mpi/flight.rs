@@ -129,7 +129,9 @@ impl Flight {
         };
         let possible = call.refusal(n).is_none();
         let small = part(&call, n) <= SMALL;
-        let library = group.library.is_some() && by_library::does(&call, n);
+        let library = group.library.is_some()
+            && by_library::does(&call, n)
+            && group.process.share().has(&group.axis, &call);
         let (chunk, mut staged) = if possible && !library { sizes(&call, n, largest) } else { (0, 0) };
         if library {
             staged = by_library::staging(&call, n);

@@ -21,14 +21,16 @@ mod process;
 mod watch;
 mod wire;
 
+pub use by_library::Share;
 pub use end::end;
 pub use ffi::library;
 pub use process::Process;
 
+use super::call::Call;
 use super::launch::Announced;
 use super::solo::Staging;
 use super::threads::guarded;
-use super::{Kind, Setup, World};
+use super::{Job, Kind, Reduce, Setup, World};
 use crate::config::Reductions;
 use crate::{Error, Result};
 use engine::Engine;
@@ -101,7 +103,18 @@ pub fn staging(reductions: Reductions) -> Staging {
             true => by_library::staging(call, n),
             false => flight::staging(call, n),
         },
+        // Whichever it will be.
+        Reductions::Fastest => |call, n| match by_library::does(call, n) {
+            true => by_library::staging(call, n).max(flight::staging(call, n)),
+            false => flight::staging(call, n),
+        },
     }
+}
+
+/// Whether the library could do it.
+pub fn library_can(job: &Job, n: usize) -> bool {
+    let Job { kind, dtype, len, .. } = *job;
+    by_library::does(&Call { kind, reduce: Reduce::Sum, root: 0, dtype, len, what: "".into() }, n)
 }
 
 /// The library's own blocking collective, with nothing of ours around it.
@@ -124,7 +137,11 @@ pub fn run<R>(process: &Arc<Process>, setup: &Setup, f: impl FnOnce(World) -> Re
     engine.runs += 1;
     let (run, id) = (engine.runs, engine.next_group);
     engine.next_group += 1;
-    let library = (setup.reductions == Reductions::Library).then(|| process.link.copy()).transpose();
+    process.set_share(match setup.reductions {
+        Reductions::Library => Share::All,
+        Reductions::Ordered | Reductions::Fastest => Share::These(vec![]),
+    });
+    let library = (setup.reductions != Reductions::Ordered).then(|| process.link.copy()).transpose();
     drop(engine);
     let library = library.map_err(|e| Error::launch(e, ""))?;
     let members = (0..process.size()).collect();

@@ -1,6 +1,7 @@
 //! This process as a rank of an MPI run: its engine, the thread that drives it while nobody waits, and how a rank waits
 //! for a collective.
 
+use super::by_library::Share;
 use super::engine::{Engine, Lost};
 use super::ffi::Link;
 use super::flight::{Flight, Stage, Values};
@@ -27,6 +28,8 @@ pub struct Process {
     /// The longest message, in bytes.
     largest: AtomicUsize,
     pub(in crate::comm) recent: Recent,
+    /// What the MPI library does where a group lets it.
+    share: Mutex<Share>,
     /// A collective that was dropped without waiting for it.
     unwaited: Mutex<Option<String>>,
     /// Looks of a waiting rank before it yields its core.
@@ -57,6 +60,7 @@ impl Process {
             deadline_ms: AtomicU64::new(u64::MAX),
             largest: AtomicUsize::new(LARGEST),
             recent: Recent::default(),
+            share: Mutex::new(Share::All),
             unwaited: Mutex::default(),
             spins: if own_core { SPINS } else { 0 },
             places,
@@ -77,6 +81,13 @@ impl Process {
     /// Messages are cut at this many bytes: for tests of what happens beyond 2³¹.
     pub fn set_largest(&self, bytes: usize) {
         self.largest.store(bytes.clamp(64, LARGEST), SeqCst);
+    }
+    pub fn share(&self) -> MutexGuard<'_, Share> {
+        self.share.lock().expect("no panic under the lock")
+    }
+    /// For collectives that start from here on. The same on all ranks.
+    pub fn set_share(&self, share: Share) {
+        *self.share() = share;
     }
     /// What this rank left unwaited, if anything.
     pub fn unwaited(&self) -> MutexGuard<'_, Option<String>> {

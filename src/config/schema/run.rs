@@ -17,7 +17,12 @@ pub(super) const TOP: Table = Table {
         need("run", Takes::Table, "What belongs to the whole run."),
         need("model", Takes::Table, "The network."),
         need("data", Takes::Table, "The corpora, each a table with a name: letters, digits, `_` and `-`."),
-        may("parallel", Takes::Table, "its defaults", "How ranks share the work."),
+        may(
+            "parallel",
+            Takes::Table,
+            "its defaults",
+            "How ranks share the work; the string `\"auto\"` instead has the launch choose and say why.",
+        ),
         may("optim", Takes::Table, "its defaults", "The optimizer."),
         may("numerics", Takes::Table, "its defaults", "What happens to updates that go wrong."),
         need("phase", Takes::Tables, "The phases of the run, one after the other."),
@@ -185,9 +190,9 @@ pub(super) const PARALLEL: Table = Table {
         ),
         key(
             "shard",
-            Takes::Text("\"all\" or \"N ranks\""),
+            Takes::Text("\"all\", \"node\" or \"N ranks\""),
             "\"all\"",
-            "Data-parallel ranks over which state is split; N divides dp, and dp / N groups replicate it.",
+            "Data-parallel ranks over which state is split: all, those of a node, or N, which divides dp; the groups replicate it.",
         ),
         key(
             "sequence_parallel",
@@ -217,7 +222,7 @@ pub(super) const PARALLEL: Table = Table {
             "reductions",
             Takes::Words(|| words(read::REDUCTIONS)),
             "\"ordered\"",
-            "Who sums over ranks that are processes: this program in rank order, with the same bits whatever joins the ranks, or the MPI library as it likes.",
+            "Who sums over ranks that are processes: this program in rank order, with the same bits whatever joins the ranks; the MPI library as it likes; or for each collective who is faster, timed once at the start of the run.",
         ),
     ],
 };
