@@ -152,8 +152,8 @@ dim = 16
 heads = 2
 kv_heads = 1
 ffn_dim = 32
-[optim]
-ema = 0.9
+[optim.ema]
+decay = 0.9
 [data]
 text = { path = "text" }
 [[phase]]
