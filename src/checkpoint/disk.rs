@@ -6,30 +6,38 @@ use crate::{Error, Result};
 use half::bf16;
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
 /// Bytes hashed and written at a time: they are still in the cache when they are written.
 const CHUNK: usize = 1 << 20;
 
 /// A new file that is hashed while it is written.
-pub struct Writer<'a> {
-    path: &'a Path,
+pub struct Writer {
+    path: PathBuf,
     out: BufWriter<File>,
     hash: Xxh3,
     bytes: u64,
 }
 
-impl<'a> Writer<'a> {
-    pub fn create(path: &'a Path) -> Result<Writer<'a>> {
+/// A file that the system has taken; it may not be on the disk yet.
+pub struct Written {
+    path: PathBuf,
+    file: File,
+    entry: FileEntry,
+}
+
+impl Writer {
+    pub fn create(path: &Path) -> Result<Writer> {
         let file = File::create(path).map_err(Error::io(path, "create"))?;
-        Ok(Writer { path, out: BufWriter::with_capacity(CHUNK, file), hash: Xxh3::new(), bytes: 0 })
+        let out = BufWriter::with_capacity(CHUNK, file);
+        Ok(Writer { path: path.into(), out, hash: Xxh3::new(), bytes: 0 })
     }
 
     pub fn put(&mut self, part: &[u8]) -> Result<()> {
         for chunk in part.chunks(CHUNK) {
             self.hash.update(chunk);
-            self.out.write_all(chunk).map_err(Error::io(self.path, "write"))?;
+            self.out.write_all(chunk).map_err(Error::io(&self.path, "write"))?;
             self.bytes += chunk.len() as u64;
         }
         Ok(())
@@ -46,13 +54,20 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Waits until it is on the disk.
-    pub fn finish(self) -> Result<FileEntry> {
+    /// Nothing more is to be written.
+    pub fn end(self) -> Result<Written> {
         let Writer { path, out, hash, bytes } = self;
-        let file = out.into_inner().map_err(|e| Error::io(path, "write")(e.into_error()))?;
-        file.sync_all().map_err(Error::io(path, "write"))?;
+        let file = out.into_inner().map_err(|e| Error::io(&path, "write")(e.into_error()))?;
         let name = path.file_name().expect("a file in a directory").to_string_lossy().into_owned();
-        Ok(FileEntry { name, bytes, xxh3: hex(hash.digest()) })
+        Ok(Written { path, file, entry: FileEntry { name, bytes, xxh3: hex(hash.digest()) } })
+    }
+}
+
+impl Written {
+    /// Waits until it is on the disk.
+    pub fn sync(self) -> Result<FileEntry> {
+        self.file.sync_all().map_err(Error::io(&self.path, "write"))?;
+        Ok(self.entry)
     }
 }
 
@@ -60,7 +75,7 @@ impl<'a> Writer<'a> {
 pub fn write<'a>(path: &Path, parts: impl IntoIterator<Item = &'a [u8]>) -> Result<FileEntry> {
     let mut out = Writer::create(path)?;
     parts.into_iter().try_for_each(|part| out.put(part))?;
-    out.finish()
+    out.end()?.sync()
 }
 
 /// Puts a file in place at once: other readers see all of it or nothing.

@@ -1,6 +1,6 @@
 //! One file of pieces: a safetensors file whose header lists them under the metadata key "pieces".
 
-use super::disk::{self, Writer};
+use super::disk::{self, Writer, Written};
 use super::manifest::FileEntry;
 use super::piece::{Content, Outgoing, Piece};
 use crate::device::DType;
@@ -20,19 +20,20 @@ const PIECES: &str = "pieces";
 /// Longer headers are refused by every safetensors reader.
 const MAX_HEADER: usize = 100_000_000;
 
-/// Writes the pieces to a new file, straight from the live state, and waits until they are on the disk.
-pub fn write(path: &Path, out: &[Outgoing]) -> Result<FileEntry> {
+/// Writes the pieces to a new file, straight from the live state, unless `go_on` says no between two of them.
+pub fn write(path: &Path, out: &[Outgoing], go_on: impl Fn() -> Result<()>) -> Result<Written> {
     let entries = out.iter().map(|o| (&o.piece, o.dtype, o.shape.clone()));
     let header = header(entries).map_err(|problem| Error::checkpoint(path, problem, ""))?;
     let mut file = Writer::create(path)?;
     file.put(&header)?;
     for o in out {
-        match o.content {
+        go_on()?;
+        match o.content() {
             Content::Stored(bytes) => file.put(bytes)?,
             Content::Rounded(masters) => file.put_rounded(masters)?,
         }
     }
-    file.finish()
+    file.end()
 }
 
 /// What comes before the values of these pieces, each with the type and shape of its entry, in this order.

@@ -65,5 +65,5 @@ fn write(from: &Checkpoint, path: &Path, kinds: &[Kind]) -> Result<Option<FileEn
             }
         }
     }
-    out.finish().map(Some)
+    out.end()?.sync().map(Some)
 }

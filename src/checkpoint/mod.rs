@@ -7,6 +7,7 @@
 //!   buffers never gets here.
 //! - Equal states give equal bytes.
 
+mod behind;
 mod disk;
 mod file;
 mod folder;
@@ -16,6 +17,7 @@ mod merge;
 mod open;
 mod piece;
 mod save;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -25,4 +27,5 @@ pub use manifest::{Clocks, CorpusId, FORMAT_VERSION, FileEntry, Manifest, Meta, 
 pub use merge::merge;
 pub use open::{Checkpoint, Values, Weights};
 pub use piece::{Area, Kind};
-pub use save::{SaveState, Saved, save};
+pub use save::{Saved, Saving, begin, save};
+pub use state::SaveState;

@@ -137,16 +137,19 @@ pub struct Piece {
     pub range: [usize; 2],
 }
 
-/// A piece on its way to a file. The values are borrowed from the live state: no second copy of it is made.
-pub struct Outgoing<'a> {
+/// A piece on its way to a file. It shares the buffer of the live state: no second copy of that is made, and while one
+/// is there nobody can write into it (`Tensor::data_mut` would panic).
+#[derive(Clone)]
+pub struct Outgoing {
     pub piece: Piece,
     pub dtype: DType,
     pub shape: Vec<usize>,
-    pub content: Content<'a>,
+    /// Elements `own` of it are the values.
+    pub buffer: Tensor,
+    pub own: Range<usize>,
 }
 
-/// Where the values of a piece are.
-#[derive(Clone, Copy)]
+/// How the values of a piece lie in memory.
 pub enum Content<'a> {
     /// As they will be stored.
     Stored(&'a [u8]),
@@ -154,7 +157,7 @@ pub enum Content<'a> {
     Rounded(&'a [f32]),
 }
 
-impl<'a> Outgoing<'a> {
+impl Outgoing {
     /// The part of a tensor in elements `slice` of its unit, if any; the tensor lies at `range` of the unit. `buffer` holds
     /// elements `held` of the unit, in `dtype` or, rounded when it is written, as masters. Names of parts end in `@rank`, so
     /// that no reader takes a part for the tensor.
@@ -162,9 +165,9 @@ impl<'a> Outgoing<'a> {
         kind: Kind,
         (spec, local, range): (&ParamSpec, LocalBox, Range<usize>),
         slice: &Range<usize>,
-        (buffer, held, dtype): (&'a Tensor, Range<usize>, DType),
+        (buffer, held, dtype): (&Tensor, Range<usize>, DType),
         rank: usize,
-    ) -> Option<Outgoing<'a>> {
+    ) -> Option<Outgoing> {
         let own = overlap(&range, slice);
         if own.is_empty() {
             return None;
@@ -182,11 +185,15 @@ impl<'a> Outgoing<'a> {
             (false, false) => vec![own.len()],
         };
         let own = own.start - held.start..own.end - held.start;
-        let content = match (dtype, buffer.dtype()) {
-            (DType::Bf16, DType::F32) => Content::Rounded(&buffer.data()[own]),
-            _ => Content::Stored(&buffer.bytes()[own.start * dtype.bytes()..own.end * dtype.bytes()]),
-        };
         let piece = Piece { entry, tensor: spec.name.clone(), kind, area, range: flat };
-        Some(Outgoing { piece, dtype, shape, content })
+        Some(Outgoing { piece, dtype, shape, buffer: buffer.clone(), own })
+    }
+
+    pub fn content(&self) -> Content<'_> {
+        let Outgoing { dtype, buffer, own, .. } = self;
+        match (dtype, buffer.dtype()) {
+            (DType::Bf16, DType::F32) => Content::Rounded(&buffer.data()[own.clone()]),
+            _ => Content::Stored(&buffer.bytes()[own.start * dtype.bytes()..own.end * dtype.bytes()]),
+        }
     }
 }

@@ -1,36 +1,21 @@
-//! Saving: every rank writes its own files, rank 0 writes the manifest when all have.
+//! Saving: every rank writes its own files while it trains on, rank 0 writes the manifest when all have.
 //!
-//!     prepare (rank 0)  |  files (all)  |  manifest (rank 0)  |  outcome (all)        | is a barrier
+//!     prepare (rank 0)  |  files (all, behind the training)  |  manifest (rank 0)  |  outcome (all)     | is a barrier
+//!     begin ..............  .................................  finish ...............................
 //!
 //! Ranks talk through small files in the directory, so threads of a process and processes on a shared file system do
 //! the same: the marker `incomplete` is there from the preparation until all files are durable, and each rank leaves
 //! the list of its files, or its error. A rank that fails still comes to every barrier, so that none waits alone.
 
+use super::behind::{Behind, Report, report_name};
 use super::disk;
-use super::file;
 use super::folder::{old_dir, remove, step_dir};
-use super::manifest::{FORMAT_VERSION, FileEntry, MANIFEST, Manifest, Meta, Topology};
-use super::piece::{Kind, Outgoing};
-use crate::device::DType;
-use crate::optim::Optimizer;
-use crate::params::{Dp, Params, Unit};
-use crate::tensor::Tensor;
+use super::manifest::{FORMAT_VERSION, MANIFEST, Manifest, Meta, Topology};
+use super::state::SaveState;
 use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 const MARKER: &str = "incomplete";
-
-/// The live state of one rank; it is written from where it lies.
-pub struct SaveState<'a> {
-    pub params: &'a Params,
-    /// None: no moments (an import, a grown network).
-    pub optim: Option<&'a Optimizer>,
-    /// (rank, size); tp is the inner dimension of the mesh
-    pub tp: (usize, usize),
-    pub dp: Dp,
-}
 
 /// A checkpoint that is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,86 +25,16 @@ pub struct Saved {
     pub bytes: u64,
 }
 
-/// What one rank did.
-#[derive(Serialize, Deserialize)]
-enum Report {
-    Files(Vec<FileEntry>),
-    Error(String),
-}
-
-impl SaveState<'_> {
-    /// Of the whole run.
-    fn rank(&self) -> usize {
-        (self.dp.replica.0 * self.dp.size + self.dp.rank) * self.tp.1 + self.tp.0
-    }
-    fn ranks(&self) -> usize {
-        self.dp.replica.1 * self.dp.size * self.tp.1
-    }
-
-    /// The weights this rank writes.
-    pub(super) fn weights(&self) -> Vec<Outgoing<'_>> {
-        self.pieces(Kind::Weight, |_, u| match u.weights.exists() {
-            true => Some((&u.weights, 0..u.len, u.dtype)),
-            false => Some((&u.master, u.slice.clone(), u.dtype)),
-        })
-    }
-
-    /// The state of the optimizer that this rank writes.
-    pub(super) fn optimizer(&self) -> Vec<Outgoing<'_>> {
-        let mut out = vec![];
-        for kind in [Kind::Master, Kind::M, Kind::V, Kind::Ema] {
-            out.extend(self.pieces(kind, |i, u| {
-                let moments = self.optim.and_then(|o| o.moments.get(i));
-                let buffer = match kind {
-                    Kind::M => moments.map(|m| &m[0]),
-                    Kind::V => moments.map(|m| &m[1]),
-                    Kind::Ema => self.optim.and_then(|o| o.ema.as_ref()).map(|e| &e.average[i]),
-                    // f32 masters are the weights.
-                    _ => (u.dtype == DType::Bf16 && u.master.exists()).then_some(&u.master),
-                };
-                buffer.map(|b| (b, u.slice.clone(), b.dtype()))
-            }));
-        }
-        out
-    }
-
-    /// What this rank updates; of what several ranks update, the first writes it: replicas, all dp ranks without ZeRO,
-    /// and the tp ranks that hold the same.
-    fn pieces<'a>(
-        &self,
-        kind: Kind,
-        buffer: impl Fn(usize, &'a Unit) -> Option<(&'a Tensor, Range<usize>, DType)>,
-    ) -> Vec<Outgoing<'a>>
-    where
-        Self: 'a,
-    {
-        let Self { params, dp, .. } = *self;
-        let mut out = vec![];
-        for (i, u) in params.units.iter().enumerate() {
-            let shared = u.slice == (0..u.len) && dp.rank != 0;
-            let Some(buffer) = buffer(i, u).filter(|_| dp.replica.0 == 0 && !shared) else { continue };
-            let ours = u.params.iter().filter(|p| p.first);
-            out.extend(ours.filter_map(|p| {
-                Outgoing::new(kind, (&p.spec, p.local, p.range()), &u.slice, buffer.clone(), self.rank())
-            }));
-        }
-        out
-    }
-
-    fn check(&self, meta: &Meta) -> Result<(), String> {
-        let dtype = self.params.units.first().map(|u| u.dtype.name());
-        if dtype != Some(meta.dtype.as_str()) {
-            return Err(format!("the weights are {dtype:?} and the manifest would say {}", meta.dtype));
-        }
-        match self.optim {
-            Some(o) if o.t != meta.clocks.adam_t => {
-                Err(format!("the optimizer's t is {} and the manifest would say {}", o.t, meta.clocks.adam_t))
-            }
-            // JSON has no NaN: the manifest could not be read again.
-            _ if !meta.lr.is_finite() => Err(format!("the learning rate is {}", meta.lr)),
-            _ => Ok(()),
-        }
-    }
+/// A checkpoint on its way to the disk. Until `fence` returns, nothing of the state that it is of may change (a tensor
+/// that is written would panic). Dropped unfinished, it is no checkpoint: the next save of its step cleans up.
+pub struct Saving {
+    dir: PathBuf,
+    path: PathBuf,
+    /// What is to be finished, on rank 0: the manifest without its files, and how many ranks report on theirs.
+    first: Option<(Manifest, usize)>,
+    /// Whether rank 0 could prepare the directory; known to rank 0.
+    ready: bool,
+    behind: Behind,
 }
 
 /// Writes DIR/step-NNNNNNNN, where the step is the update clock. Collective: every rank calls it with its own state and
@@ -133,28 +48,80 @@ pub fn save(
     texts: &[(&str, &str)],
     barrier: &dyn Fn() -> Result<()>,
 ) -> Result<Saved> {
-    let (path, first) = (step_dir(dir, meta.clocks.update), state.rank() == 0);
-    let prepared = if first { prepare(dir, meta.clocks.update) } else { Ok(()) };
+    begin(dir, state, meta, texts, barrier)?.finish(barrier)
+}
+
+/// The first half of `save`: returns when the directory is prepared, and writes behind its caller. What goes wrong is said
+/// by the second half, `Saving::finish`; an error here is that of the barrier.
+pub fn begin(
+    dir: &Path,
+    state: &SaveState,
+    meta: &Meta,
+    texts: &[(&str, &str)],
+    barrier: &dyn Fn() -> Result<()>,
+) -> Result<Saving> {
+    let (path, rank) = (step_dir(dir, meta.clocks.update), state.rank());
+    let prepared = if rank == 0 { prepare(dir, meta.clocks.update) } else { Ok(()) };
     let ready = prepared.is_ok();
     barrier()?;
-    let written = prepared.and_then(|()| write_files(&path, state, meta, texts));
-    barrier()?;
-    let finished = if first { written.and_then(|()| finish(dir, &path, state, meta)) } else { written };
-    if let (true, true, Err(e)) = (first, ready, &finished) {
-        // For the other ranks to read; if even this fails they only know that something did.
-        let _ = std::fs::write(path.join(MARKER), e.to_string());
-    }
-    barrier()?;
-    finished?;
-    let marker = path.join(MARKER);
-    match std::fs::read_to_string(&marker) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        reason => {
-            let problem = format!("not completed: {}", reason.unwrap_or_default());
-            return Err(Error::checkpoint(&path, problem, ""));
+    let there = prepared.and_then(|()| match path.join(MARKER).exists() {
+        true => Ok(()),
+        false => Err(Error::checkpoint(&path, "rank 0 could not prepare the directory", "")),
+    });
+    let behind = match there {
+        Ok(()) => {
+            let fits = state.check(meta).map_err(|problem| Error::checkpoint(&path, problem, ""));
+            let texts = if rank == 0 { texts } else { &[] };
+            Behind::start(&path, rank, fits.map(|()| (state.weights(), state.optimizer())), texts)
         }
+        Err(e) => Behind::failed(e),
+    };
+    let first = (rank == 0).then(|| {
+        let topology =
+            Topology { dp: state.dp.size * state.dp.replica.1, tp: state.tp.1, zero: state.dp.zero };
+        let params = state.params.iter().map(|(_, p)| p.spec.clone()).collect();
+        let (meta, files) = (meta.clone(), vec![]);
+        (Manifest { format_version: FORMAT_VERSION, topology, meta, params, files }, state.ranks())
+    });
+    Ok(Saving { dir: dir.into(), path, first, ready, behind })
+}
+
+impl Saving {
+    /// Returns when the state may change: it is in the files, though maybe not on the disk yet. Not collective.
+    pub fn fence(&self) {
+        self.behind.fence();
     }
-    Ok(Saved { bytes: Manifest::read(&path)?.bytes(), path })
+
+    /// Whether this rank has done its part, well or not: `finish` would not wait for this rank.
+    pub fn is_written(&self) -> bool {
+        self.behind.is_over()
+    }
+
+    /// The second half of `save`. Collective.
+    pub fn finish(self, barrier: &dyn Fn() -> Result<()>) -> Result<Saved> {
+        let Saving { dir, path, first, ready, behind } = self;
+        let (written, marker) = (behind.wait(), path.join(MARKER));
+        barrier()?;
+        let is_first = first.is_some();
+        let finished = match first {
+            Some((manifest, ranks)) => written.and_then(|()| complete(&dir, &path, manifest, ranks)),
+            None => written,
+        };
+        if let (true, true, Err(e)) = (is_first, ready, &finished) {
+            // For the other ranks to read; if even this fails they only know that something did.
+            let _ = std::fs::write(&marker, e.to_string());
+        }
+        barrier()?;
+        finished?;
+        match std::fs::read_to_string(&marker) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            reason => {
+                let problem = format!("not completed: {}", reason.unwrap_or_default());
+                return Err(Error::checkpoint(&path, problem, ""));
+            }
+        }
+        Ok(Saved { bytes: Manifest::read(&path)?.bytes(), path })
+    }
 }
 
 /// An empty directory with a marker.
@@ -173,47 +140,10 @@ fn prepare(dir: &Path, step: u64) -> Result<()> {
     disk::sync_dir(dir)
 }
 
-fn report_name(rank: usize) -> String {
-    format!("rank-{rank:05}.sum")
-}
-
-/// This rank's files and the report on them.
-fn write_files(path: &Path, state: &SaveState, meta: &Meta, texts: &[(&str, &str)]) -> Result<()> {
-    if !path.join(MARKER).exists() {
-        return Err(Error::checkpoint(path, "rank 0 could not prepare the directory", ""));
-    }
-    let write = || -> Result<Vec<FileEntry>> {
-        state.check(meta).map_err(|problem| Error::checkpoint(path, problem, ""))?;
-        let mut files = vec![];
-        for (name, out) in [
-            (format!("weights-r{:05}.safetensors", state.rank()), state.weights()),
-            (format!("optim-r{:05}.safetensors", state.rank()), state.optimizer()),
-        ] {
-            if !out.is_empty() {
-                files.push(file::write(&path.join(name), &out)?);
-            }
-        }
-        if state.rank() == 0 {
-            for (name, text) in texts {
-                files.push(disk::write(&path.join(name), [text.as_bytes()])?);
-            }
-        }
-        Ok(files)
-    };
-    let (report, outcome) = match write() {
-        Ok(files) => (Report::Files(files), Ok(())),
-        Err(e) => (Report::Error(e.to_string()), Err(e)),
-    };
-    let name = path.join(report_name(state.rank()));
-    let json = serde_json::to_vec(&report).expect("strings and numbers");
-    let reported = std::fs::write(&name, json).map_err(Error::io(&name, "write"));
-    outcome.and(reported)
-}
-
 /// All files are there: the reports become the manifest.
-fn finish(dir: &Path, path: &Path, state: &SaveState, meta: &Meta) -> Result<()> {
-    let mut files = vec![];
-    for rank in 0..state.ranks() {
+fn complete(dir: &Path, path: &Path, mut manifest: Manifest, ranks: usize) -> Result<()> {
+    let files = &mut manifest.files;
+    for rank in 0..ranks {
         let name = path.join(report_name(rank));
         let failed = |problem: String| Error::checkpoint(path, format!("rank {rank} failed: {problem}"), "");
         let text = std::fs::read(&name).map_err(|e| failed(format!("it left no report: {e}")))?;
@@ -223,14 +153,11 @@ fn finish(dir: &Path, path: &Path, state: &SaveState, meta: &Meta) -> Result<()>
         }
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
-    let topology = Topology { dp: state.dp.size * state.dp.replica.1, tp: state.tp.1, zero: state.dp.zero };
-    let params = state.params.iter().map(|(_, p)| p.spec.clone()).collect();
-    let manifest = Manifest { format_version: FORMAT_VERSION, topology, meta: meta.clone(), params, files };
-    for name in (0..state.ranks()).map(report_name).chain([MARKER.to_string()]) {
+    for name in (0..ranks).map(report_name).chain([MARKER.to_string()]) {
         let name = path.join(name);
         std::fs::remove_file(&name).map_err(Error::io(&name, "remove"))?;
     }
     manifest.write(path)?;
     disk::sync_dir(dir)?;
-    remove(&old_dir(dir, meta.clocks.update))
+    remove(&old_dir(dir, manifest.meta.clocks.update))
 }

@@ -10,9 +10,14 @@ use std::time::Duration;
 
 impl Rank<'_> {
     pub(super) fn row(&mut self, kind: &str, fields: impl FnOnce() -> serde_json::Value) {
+        self.row_of(self.position.update, kind, fields);
+    }
+
+    /// Of an earlier step of the phase.
+    pub(super) fn row_of(&mut self, step: u64, kind: &str, fields: impl FnOnce() -> serde_json::Value) {
         let phase = self.config.phases.get(self.position.phase).map_or("", |p| p.name.as_str());
         if let Some(m) = &mut self.metrics {
-            m.write(kind, self.position.update, phase, fields());
+            m.write(kind, step, phase, fields());
         }
     }
 

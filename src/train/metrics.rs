@@ -11,7 +11,7 @@
 //!   rank's dp and tp collectives), comm_exposed_ms and comm_hidden_ms (of all collectives: waited for; under way meanwhile), peak_mem_gib (the arena of rank 0), loss_by_domain (ce).
 //! - `eval`: corpus, nll_token, bits_byte (where the tokenizer's bytes are known), tokens, weights (trained, or ema:
 //!   the moving average).
-//! - `checkpoint`: path, bytes, blocked_ms, total_ms.
+//! - `checkpoint`: path, bytes, blocked_ms (training waited), total_ms (until it was durable; updates may be made meanwhile).
 //! - `event`: name, text. What does not happen in every run: a checkpoint passed over or not written, an update skipped,
 //!   an evaluation that a signal put off.
 

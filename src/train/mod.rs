@@ -24,7 +24,7 @@ pub mod replay;
 pub mod replica;
 pub mod resume;
 pub mod run;
-mod saving;
+pub mod saving;
 pub mod score;
 pub mod step;
 pub mod vote;

@@ -62,7 +62,8 @@ impl Rank<'_> {
         self.replica.flow.settle(&mut self.replica.params)?;
         let (config, at, cursor) = (self.config, self.position, self.cursor.as_ref());
         let lr = phase.lr_at(at.phase_step.saturating_sub(1));
-        let saved = resume::write(&dir, config, self.domains, &self.replica, at, cursor, &self.numbers, lr);
+        let saved = resume::begin(&dir, config, self.domains, &self.replica, at, cursor, &self.numbers, lr)
+            .and_then(|saving| saving.finish(&|| mesh.world.barrier("checkpoint")));
         if let Err(e @ Error::RankLost { .. }) = saved {
             return Err(e);
         }

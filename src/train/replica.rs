@@ -1,5 +1,6 @@
 //! What one rank holds: its device, its place in the mesh, the network, its parameters and optimizer state.
 
+use super::saving::Saving;
 use crate::Result;
 use crate::checkpoint::{Checkpoint, Values};
 use crate::comm::Mesh;
@@ -21,6 +22,8 @@ pub struct Replica {
     pub recompute: Recompute,
     /// Whether training keeps x split over tp by rows.
     pub sequence_parallel: bool,
+    /// A checkpoint that is being written from here.
+    pub saving: Option<Saving>,
 }
 
 /// What a replica is made of, besides its device and mesh.
@@ -49,7 +52,7 @@ impl Replica {
         let &Plan { sequence_parallel, recompute, .. } = plan;
         let partial = Partial { tp: mesh.tp.clone(), kv: mesh.kv.clone(), sequence_parallel };
         let flow = Flow::new(shard, replicate, partial, plan.zero, plan.accumulate, params.units.len());
-        Ok(Replica { dev, mesh, net, params, flow, optim, recompute, sequence_parallel })
+        Ok(Replica { dev, mesh, net, params, flow, optim, recompute, sequence_parallel, saving: None })
     }
 
     /// This rank's part of the model of a checkpoint, to look at and not to train: without gradients, masters and
@@ -86,9 +89,17 @@ impl Replica {
         Ok(r)
     }
 
+    /// Returns when weights and optimizer may change: no checkpoint is being written from them any more.
+    pub fn fence(&mut self) {
+        if let Some(saving) = &mut self.saving {
+            saving.fence();
+        }
+    }
+
     /// What f makes of the averaged weights; the trained ones are back after it. Collective over dp.
     pub fn with_average<R>(&mut self, f: impl FnOnce(&mut Replica) -> Result<R>) -> Result<R> {
         let swap = |r: &mut Replica, place: fn(&mut Ema, &Device, &mut Params)| {
+            r.fence();
             r.flow.settle(&mut r.params)?;
             if let Some(ema) = &mut r.optim.ema {
                 place(ema, &r.dev, &mut r.params);

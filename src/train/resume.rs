@@ -5,7 +5,7 @@ use super::council;
 use super::numbers::Numbers;
 use super::position::Position;
 use super::replica::{self, Replica};
-use crate::checkpoint::{self, Checkpoint, Clocks, CorpusId, Meta, SaveState, Saved, Search, Values};
+use crate::checkpoint::{self, Checkpoint, Clocks, CorpusId, Meta, SaveState, Saved, Saving, Search, Values};
 use crate::comm::{Comm, Solo, processes};
 use crate::config::{Every, Init, ModelConfig, Positions, Precision, RunConfig};
 use crate::data::side::Stream;
@@ -254,15 +254,23 @@ pub fn save(
     numbers: &Numbers,
     lr: f64,
 ) -> Result<Saved> {
+    let dir = config.run.dir.join("ckpt");
+    let saving = begin(&dir, config, domains, r, position, cursor, numbers, lr)?;
+    finish(config, r, saving, position.update)
+}
+
+/// Ends a save of `step` into the run's directory of checkpoints, and removes those that need not stay. Collective over
+/// all ranks; an error is one on all.
+pub fn finish(config: &RunConfig, r: &Replica, saving: Saving, step: u64) -> Result<Saved> {
     let (dir, world) = (config.run.dir.join("ckpt"), &r.mesh.world);
-    let saved = write(&dir, config, domains, r, position, cursor, numbers, lr)?;
+    let saved = saving.finish(&|| world.barrier("checkpoint"))?;
     if world.rank() == 0 {
         let keep = match config.checkpoint.keep_every {
             Some(Every::Steps(n)) => Some(n),
             Some(Every::Minutes(_)) | None => None,
         };
         // One more than need be is no reason to stop.
-        if let Err(e) = checkpoint::prune(&dir, position.update, config.checkpoint.keep_last, keep) {
+        if let Err(e) = checkpoint::prune(&dir, step, config.checkpoint.keep_last, keep) {
             tracing::warn!("an old checkpoint stays: {e}");
         }
     }
@@ -270,9 +278,10 @@ pub fn save(
     Ok(saved)
 }
 
-/// Writes a checkpoint into a directory of checkpoints. `cursor`: where the data cursor is at `position`. Collective over
-/// all ranks; an error is one on all.
-pub fn write(
+/// Begins a checkpoint in a directory of checkpoints: it is written behind the caller, who leaves weights and optimizer
+/// as they are until `Saving::fence`. No weights are on their way. `cursor`: where the data cursor is at `position`.
+/// Collective over all ranks.
+pub fn begin(
     dir: &Path,
     config: &RunConfig,
     domains: &[Domain],
@@ -281,7 +290,7 @@ pub fn write(
     cursor: Option<&Snapshot>,
     numbers: &Numbers,
     lr: f64,
-) -> Result<Saved> {
+) -> Result<Saving> {
     let meta = Meta {
         clocks: Clocks {
             update: position.update,
@@ -328,7 +337,7 @@ pub fn write(
             .ok()?
     });
     texts.extend(tokenizer.as_deref().map(|text| ("tokenizer.json", text)));
-    checkpoint::save(dir, &state, &meta, &texts, &barrier)
+    checkpoint::begin(dir, &state, &meta, &texts, &barrier)
 }
 
 fn corpus_id(d: &Domain) -> CorpusId {

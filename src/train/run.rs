@@ -302,6 +302,10 @@ impl Rank<'_> {
             let judge = |loss, norm| numbers.judge(policy, loss, norm);
             let outcome = step_unless(&mut self.replica, &batches, &update, ballot, judge)?;
             let took = began.elapsed();
+            // On a run that ends here nothing is lost that was to be saved.
+            if !outcome.vote.writing || outcome.fault.as_ref().is_some_and(|fault| fault.stops) {
+                self.finish_save(false)?;
+            }
             self.judged(phase, &update, &outcome)?;
             (weight_sum, self.cursor) = (outcome.vote.next_weight_sum, cursor);
             self.position =
@@ -367,10 +371,12 @@ impl Rank<'_> {
         if !evaluated || (vote.stop && !over) {
             return self.stop(phase);
         }
-        if end || vote.save {
-            self.save(phase, over)?;
+        match (end, vote.save) {
+            // The next phase may begin with another optimizer state.
+            (true, _) => self.save(phase, over),
+            (false, true) => self.begin_save(phase),
+            (false, false) => Ok(()),
         }
-        Ok(())
     }
 
     /// Leaves what the same command needs to go on.

@@ -1,6 +1,7 @@
 //! One update, on one page: forward and backward through the units of the network, micro-batch by micro-batch. `flow`
 //! (ZeRO, `params/flow.rs`) brings the weights of each unit just in time and reduces its gradients as soon as they are
-//! complete. Then norm, clip, optimizer, and the new weights are on their way to the next forward.
+//! complete. Then norm, clip, optimizer, and the new weights are on their way to the next forward. Up to the fence before
+//! the optimizer a checkpoint may be written from what the replica holds.
 
 use super::numbers::{self, Fault};
 use super::replica::Replica;
@@ -111,6 +112,7 @@ pub fn step_unless(
     if r.mesh.replicate.rank() == 0 {
         ballot.square_sum = part_square_sum(&r.dev, &r.params);
     }
+    ballot.writing = r.saving.as_ref().is_some_and(|saving| !saving.is_written());
     let vote = ballot.cast(&r.dev, &r.mesh)?;
 
     let (ce, z) = (vote.loss_sum / update.weight_sum, update.z_loss * vote.z_sum / update.weight_sum);
@@ -123,6 +125,7 @@ pub fn step_unless(
     // As torch.nn.utils.clip_grad_norm_ has it.
     let clip = update.clip.map_or(1.0, |most| (most / (grad_norm + 1e-6)).min(1.0));
     let hyper = Hyper { lr: update.lr, grad_scale: clip, update: update.step };
+    r.fence();
     r.optim.update(&r.dev, &mut r.params, hyper);
     r.flow.updated(&mut r.params)?;
     Ok(Outcome { loss, ce, z, grad_norm, clip, vote, fault })

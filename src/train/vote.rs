@@ -7,8 +7,8 @@ use crate::comm::{Mesh, Reduce};
 use crate::device::{Category, DType, Device};
 use crate::tensor::Tensor;
 
-/// Stop, save, eval, next weight sum, z sum.
-const FLAGS: usize = 5;
+/// Stop, save, eval, next weight sum, z sum, writing.
+const FLAGS: usize = 6;
 
 /// What one rank puts in.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +25,8 @@ pub struct Ballot {
     /// Whether a checkpoint or an evaluation is due after this step; rank 0 says it for all.
     pub save: bool,
     pub eval: bool,
+    /// Whether this rank's part of a checkpoint is still being written.
+    pub writing: bool,
     /// Σ weights of this rank's targets in the next update.
     pub next_weight_sum: f64,
 }
@@ -40,6 +42,7 @@ pub struct Vote {
     pub stop: bool,
     pub save: bool,
     pub eval: bool,
+    pub writing: bool,
     pub next_weight_sum: f64,
 }
 
@@ -83,6 +86,7 @@ impl Ballot {
         data[2 * k..2 * k + 3].copy_from_slice(&flags);
         data[2 * k + 3] = self.next_weight_sum;
         data[2 * k + 4] = self.z_sum;
+        data[2 * k + 5] = f64::from(u8::from(self.writing));
         data[2 * k + FLAGS + mesh.world.rank()] = self.square_sum;
         let v = mesh.world.all_reduce(v, Reduce::Sum, "step vote")?.wait()?;
         let data = v.data::<f64>();
@@ -94,6 +98,7 @@ impl Ballot {
             stop: data[2 * k] > 0.0,
             save: data[2 * k + 1] > 0.0,
             eval: data[2 * k + 2] > 0.0,
+            writing: data[2 * k + 5] > 0.0,
             next_weight_sum: data[2 * k + 3],
             square_sum: data[2 * k + FLAGS..].iter().sum(),
         })

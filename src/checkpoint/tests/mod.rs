@@ -1,5 +1,6 @@
 //! States whose every value is a function of (kind, tensor, global index), so that any topology can check any other.
 
+mod behind;
 mod crash;
 mod damage;
 mod folder;
