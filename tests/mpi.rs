@@ -10,5 +10,9 @@ mod collectives;
 mod failures;
 #[path = "mpi/launcher.rs"]
 mod launcher;
+#[path = "common/layouts.rs"]
+mod layouts;
 #[path = "mpi/program.rs"]
 mod program;
+#[path = "mpi/reshard.rs"]
+mod reshard;
