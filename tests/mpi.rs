@@ -12,6 +12,8 @@ mod failures;
 mod launcher;
 #[path = "common/layouts.rs"]
 mod layouts;
+#[path = "mpi/memory.rs"]
+mod memory;
 #[path = "mpi/program.rs"]
 mod program;
 #[path = "mpi/reshard.rs"]

@@ -22,6 +22,7 @@ pub mod rehearsal;
 pub mod replay;
 pub mod replica;
 pub mod resume;
+mod room;
 pub mod run;
 mod saving;
 pub mod score;
