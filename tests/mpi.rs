@@ -10,5 +10,11 @@ mod collectives;
 mod failures;
 #[path = "mpi/launcher.rs"]
 mod launcher;
+#[path = "common/layouts.rs"]
+mod layouts;
+#[path = "mpi/memory.rs"]
+mod memory;
 #[path = "mpi/program.rs"]
 mod program;
+#[path = "mpi/reshard.rs"]
+mod reshard;

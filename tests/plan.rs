@@ -15,7 +15,7 @@ use espalier::params::{Dp, RandomInit};
 use espalier::tape::Seq;
 use espalier::train::agreement;
 use espalier::train::corpora::{Split, splits};
-use espalier::train::rehearsal::{Rehearsal, program_hashes};
+use espalier::train::rehearsal::{Rehearsal, programs};
 use espalier::train::replica::Replica;
 use espalier::train::run::plan;
 use espalier::train::step::{MicroBatch, Update, step};
@@ -260,7 +260,7 @@ fn the_kinds_of_updates_of_a_growing_batch_stand_for_all_of_them() {
         let r = Rehearsal::new(&c, 0, ranks / c.parallel.tp);
         assert_eq!((r.splits(&c.phases[0]).len(), r.kinds(&c.phases[0]).len()), (4, kinds), "{parallel}");
         check(parallel, &c, ranks);
-        let hash = |c: &RunConfig| program_hashes(c, 0, ranks / c.parallel.tp).expect("a rehearsal");
+        let hash = |c: &RunConfig| programs(c, 0, ranks / c.parallel.tp).expect("a rehearsal").0;
         assert_ne!(hash(&c), hash(&set(&c, &["phase.0.steps=13"])), "one more update is another program");
     }
 }
@@ -278,7 +278,7 @@ fn ranks_of_a_run_have_the_same_program_and_runs_that_differ_have_others() {
     };
     let hashes = |c: &RunConfig, ranks: usize| -> Vec<u64> {
         let dp = ranks / c.parallel.tp;
-        (0..ranks).map(|r| program_hashes(c, r, dp).expect("a rehearsal")[0]).collect()
+        (0..ranks).map(|r| programs(c, r, dp).expect("a rehearsal").0[0]).collect()
     };
     let four = hashes(&with("[parallel]\ntp = 4\nmicro_batch = 4"), 8);
     assert_eq!(four, [four[0]; 8]);

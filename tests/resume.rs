@@ -1,5 +1,7 @@
 //! The program, killed at any moment and started again by the same command, ends as if nobody had disturbed it.
 
+#[path = "common/layouts.rs"]
+mod layouts;
 #[path = "resume/numerics.rs"]
 mod numerics;
 #[path = "common/process.rs"]
@@ -8,6 +10,8 @@ mod process;
 mod ramp;
 #[path = "common/random.rs"]
 mod random;
+#[path = "resume/reshard.rs"]
+mod reshard;
 #[path = "resume/stops.rs"]
 mod stops;
 

@@ -238,3 +238,35 @@ fn the_version_names_a_commit_and_completions_know_the_commands() {
         }
     }
 }
+
+#[test]
+fn a_run_that_memory_does_not_hold_is_refused_before_it_begins() {
+    let dir = workplace();
+    // 34 million parameters, 16 bytes each; on two ranks of tp half of it each, and so too much for their process.
+    let model = "--set model.layers=8 --set model.dim=512 --set model.heads=8 --set model.kv_heads=8 \
+                 --set model.head_dim=64 --set model.ffn_dim=2048";
+    for (limit_mib, ranks, rank) in [(400, "", 0), (400, "--ranks 2 --set parallel.tp=2", 1)] {
+        let line = format!("train run.toml --threads 1 --set run.dir=large {model} {ranks}");
+        let mut c = Command::new("sh");
+        let script = format!("ulimit -d {}; exec \"$@\"", limit_mib << 10);
+        c.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_espalier")]).args(line.split_whitespace());
+        let out = c.env_clear().current_dir(dir.path()).output().expect("the program starts");
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{line}: {said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        let parts = [
+            "needs ",
+            " MiB of memory and the system refuses them",
+            "ulimit -d is 400 MiB",
+            "raise the limit",
+        ];
+        assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+        // Of two ranks either may be the one that gets nothing.
+        assert!(
+            said.starts_with("espalier: rank 0: it ")
+                || (rank == 1 && said.starts_with("espalier: rank 1: it ")),
+            "{said}"
+        );
+        assert!(!dir.path().join("large/metrics.jsonl").exists(), "it began");
+    }
+}

@@ -16,11 +16,12 @@ pub mod score;
 pub mod train;
 
 use crate::checkpoint::{self, Checkpoint};
-use crate::comm::{launch, processes};
+use crate::comm::{launch, out_of_memory, processes};
 use crate::device::simd;
 use crate::{Error, Result, signal};
 use clap::{Parser, Subcommand};
 use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 
 #[derive(Parser)]
@@ -116,7 +117,13 @@ impl Cli {
 /// Does what the command line says, if it says something, and returns the exit code.
 pub fn main(parsed: std::result::Result<Cli, clap::Error>) -> i32 {
     match parsed {
-        Ok(cli) => processes::end(&cli.run()),
+        Ok(cli) => {
+            let done = catch_unwind(AssertUnwindSafe(|| cli.run()));
+            processes::end(&done.unwrap_or_else(|panic| match out_of_memory(&*panic) {
+                Some(e) => Err(e),
+                None => resume_unwind(panic),
+            }))
+        }
         Err(e) => {
             // Said by the first of several processes, which were all started alike.
             let announced = launch::discover(|name| std::env::var(name).ok()).ok().flatten();

@@ -33,7 +33,7 @@ pub use mesh::Mesh;
 pub use processes::run;
 pub use record::{Job, Kind, Record, Spent, Traffic};
 pub use solo::Solo;
-pub use threads::{World, run_ranks};
+pub use threads::{World, out_of_memory, run_ranks};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reduce {

@@ -4,7 +4,7 @@ use super::call::Call;
 use super::group::{Group, Part, Run};
 use super::record::Counters;
 use super::{Comm, InFlight, Kind, Pending, Record, Reduce, Solo, Spent, Traffic};
-use crate::device::DType;
+use crate::device::{DType, arena::OutOfMemory};
 use crate::{Error, Result, tensor::Tensor};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -190,10 +190,22 @@ pub fn run_ranks<R: Send>(
 /// Turns a panic into an error with its message.
 pub(super) fn guarded<R>(rank: usize, f: impl FnOnce() -> Result<R>) -> Result<R> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
+        if let Some(e) = out_of_memory(&*panic) {
+            return Err(e);
+        }
         let said = |p: &Box<dyn Any + Send>| {
             p.downcast_ref::<String>().cloned().or_else(|| p.downcast_ref::<&str>().map(|s| s.to_string()))
         };
         let said = said(&panic).unwrap_or("no message".into());
         Err(Error::RankLost { rank, problem: format!("panicked: {said}") })
     })
+}
+
+/// What to tell of a panic by which the arena asked for more than there is.
+pub fn out_of_memory(panic: &(dyn Any + Send)) -> Option<Error> {
+    let OutOfMemory { bytes } = panic.downcast_ref()?;
+    Some(Error::launch(
+        format!("out of memory: the system does not give {bytes} bytes more"),
+        "raise the limit of memory, or use less: smaller batches, more ranks (train --dry-run says what a run needs)",
+    ))
 }

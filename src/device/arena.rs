@@ -157,34 +157,69 @@ impl Drop for Arena {
     }
 }
 
+/// The system did not give this much. A panic of the rank that asked, which is told as an error of its run
+/// (`comm::run_ranks`): no caller could go on.
+pub struct OutOfMemory {
+    pub bytes: usize,
+}
+
 fn allocate(class: usize) -> NonNull<u8> {
     let ptr = if class >= MAP_FROM {
-        // SAFETY: an anonymous private mapping has no preconditions.
-        let ptr = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                class,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
-        assert!(
-            ptr != libc::MAP_FAILED,
-            "out of memory: {class} bytes; `train --dry-run` prints what a run needs"
-        );
-        #[cfg(target_os = "linux")]
-        // SAFETY: the range was mapped just now; the advice may be ignored.
-        unsafe {
-            libc::madvise(ptr, class, libc::MADV_HUGEPAGE);
+        match map(class) {
+            Ok(ptr) => {
+                #[cfg(target_os = "linux")]
+                // SAFETY: the range was mapped just now; the advice may be ignored.
+                unsafe {
+                    libc::madvise(ptr.as_ptr().cast(), class, libc::MADV_HUGEPAGE);
+                }
+                Some(ptr)
+            }
+            Err(_) => None,
         }
-        ptr.cast()
     } else {
         // SAFETY: the layout has a size above zero.
-        unsafe { std::alloc::alloc_zeroed(layout(class)) }
+        NonNull::new(unsafe { std::alloc::alloc_zeroed(layout(class)) })
     };
-    NonNull::new(ptr).expect("out of memory")
+    // Not by `panic!`, whose hook would print it.
+    ptr.unwrap_or_else(|| std::panic::resume_unwind(Box::new(OutOfMemory { bytes: class })))
+}
+
+/// Anonymous memory, zeros.
+fn map(bytes: usize) -> std::io::Result<NonNull<u8>> {
+    // SAFETY: an anonymous private mapping has no preconditions.
+    let ptr = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    match NonNull::new(ptr.cast()).filter(|_| ptr != libc::MAP_FAILED) {
+        Some(ptr) => Ok(ptr),
+        None => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// Memory that the system promised and nobody has touched: given back when dropped.
+pub struct Held {
+    ptr: NonNull<u8>,
+    bytes: usize,
+}
+
+/// Whether the system would give so much at once, before any of it is used. Error: what the system says.
+pub fn hold(bytes: usize) -> std::io::Result<Held> {
+    let bytes = bytes.next_multiple_of(4096).max(4096);
+    map(bytes).map(|ptr| Held { ptr, bytes })
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: `hold` mapped it, and nobody refers to it.
+        unsafe { libc::munmap(self.ptr.as_ptr().cast(), self.bytes) };
+    }
 }
 
 fn release(ptr: NonNull<u8>, class: usize) {

@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 /// What must be the same, as a person calls it, and its hash.
 pub type Fact = (String, u64);
 
-/// `start`: the step of the checkpoint that was found, if any. `programs`: as `rehearsal::program_hashes`.
+/// `start`: the step of the checkpoint that was found, if any. `programs`: as `rehearsal::programs`.
 pub fn facts(config: &RunConfig, domains: &[Domain], start: Option<u64>, programs: &[u64]) -> Vec<Fact> {
     let mut all = vec![
         ("the program".to_string(), program()),

@@ -23,6 +23,7 @@ pub mod rehearsal;
 pub mod replay;
 pub mod replica;
 pub mod resume;
+mod room;
 pub mod run;
 pub mod saving;
 pub mod score;

@@ -130,7 +130,14 @@ pub fn jobs(config: &RunConfig, rank: usize, dp: usize) -> Result<Vec<Job>> {
     Ok(all.into_keys().collect())
 }
 
-/// The program of each phase's updates on a rank. Equal on all ranks of a run that fits together.
-pub fn program_hashes(config: &RunConfig, rank: usize, dp: usize) -> Result<Vec<u64>> {
-    config.phases.iter().map(|phase| Rehearsal::new(config, rank, dp).program(phase)).collect()
+/// The program of each phase's updates on a rank, equal on all ranks of a run that fits together; and what the arena of this
+/// rank will ask for at least, bytes.
+pub fn programs(config: &RunConfig, rank: usize, dp: usize) -> Result<(Vec<u64>, usize)> {
+    let (mut hashes, mut most) = (vec![], 0);
+    for phase in &config.phases {
+        let mut rehearsal = Rehearsal::new(config, rank, dp);
+        hashes.push(rehearsal.program(phase)?);
+        most = most.max(rehearsal.replica.dev.arena().used().peak_total);
+    }
+    Ok((hashes, most))
 }

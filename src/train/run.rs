@@ -11,6 +11,7 @@ use super::progress::Progress;
 use super::rehearsal;
 use super::replica::{Plan, Replica};
 use super::resume;
+use super::room;
 use super::step::{MicroBatch, Outcome, Update, step_unless};
 use super::vote::{Ballot, Vote};
 use super::{agreement, alike, corpora, council, fastest};
@@ -182,11 +183,12 @@ fn rank_main(
     let mesh = Mesh::grid(world, config.parallel.tp, config.parallel.shard_size(dp))?;
     let first = mesh.world.rank() == 0;
     let dev = Device::cpu(launch.threads_per_rank());
-    let programs = rehearsal::program_hashes(config, mesh.world.rank(), mesh.dp.size())?;
+    let (programs, bytes) = rehearsal::programs(config, mesh.world.rank(), mesh.dp.size())?;
     agreement::check(&dev, mesh.world.as_ref(), &agreement::facts(config, domains, start.step(), &programs))?;
     if council::any(&dev, mesh.world.as_ref(), signal::asked_to_stop(), "stop")? {
         return Err(Error::Requeue { step: start.step().unwrap_or(0) });
     }
+    room::check(&dev, mesh.world.as_ref(), bytes)?;
     let mut replica = Replica::new(dev, mesh, &plan(config))?;
     let reductions = fastest::choose(config, &replica.mesh)?;
     let position = resume::load(config, start, &mut replica)?;

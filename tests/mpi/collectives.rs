@@ -1,7 +1,7 @@
 //! Collectives over MPI beside those of threads, bit by bit.
 
-use super::failures;
 use super::launcher::{SCENARIO, scenario};
+use super::{failures, memory, reshard};
 use espalier::Result;
 use espalier::comm::{Mesh, Reduce, Setup, World, processes, run_ranks};
 use espalier::config::Reductions;
@@ -26,6 +26,8 @@ fn worker() {
                 bits_of_threads(ranks)
             }
             "library" => near_threads(ranks),
+            "memory" => memory::work(ranks),
+            "reshard" => reshard::work(ranks),
             other => failures::cause(other, ranks),
         }
     };

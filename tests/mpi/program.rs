@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
-const ESPALIER: &str = env!("CARGO_BIN_EXE_espalier");
+pub const ESPALIER: &str = env!("CARGO_BIN_EXE_espalier");
 
 const RUN: &str = r#"
 schema = 1
@@ -34,7 +34,7 @@ mix = { text = 1.0 }
 lr = [{ kind = "const", to = 1e-3 }]
 "#;
 
-fn workplace() -> TempDir {
+pub fn workplace() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/text");
     let texts = std::fs::read_dir(text).unwrap().map(|e| e.unwrap());
@@ -54,7 +54,7 @@ fn alone(dir: &Path, args: &[&str]) -> Ended {
     wait(command)
 }
 
-fn lines(dir: &Path, run: &str, kind: &str) -> Vec<String> {
+pub fn lines(dir: &Path, run: &str, kind: &str) -> Vec<String> {
     let text = std::fs::read_to_string(dir.join(run).join("metrics.jsonl")).unwrap();
     let rows = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
     rows.filter(|r| r["kind"] == kind)

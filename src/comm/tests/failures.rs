@@ -197,3 +197,23 @@ fn one_rank_panics_like_many() {
     });
     assert_eq!(e.to_string(), "rank 0: no");
 }
+
+#[test]
+fn memory_that_the_system_does_not_give_is_an_error_of_the_run_and_no_panic() {
+    for ranks in [1, 3] {
+        let e = run_ranks(ranks, LONG, |world| {
+            let dev = Device::cpu(1);
+            if world.rank() + 1 == ranks {
+                drop(Tensor::empty(&dev, 1, 1 << 50, DType::F32, Category::Comm));
+            }
+            sum(&world, 1, "x")
+        });
+        let e = e.expect_err("it has no room");
+        assert_eq!(e.exit_code(), 2);
+        let said = e.to_string();
+        assert!(
+            said.starts_with("out of memory: the system does not give 4503599627370496 bytes more"),
+            "{said}"
+        );
+    }
+}
