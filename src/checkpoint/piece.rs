@@ -156,13 +156,13 @@ pub enum Content<'a> {
 
 impl<'a> Outgoing<'a> {
     /// The part of a tensor in elements `slice` of its unit, if any; the tensor lies at `range` of the unit. `buffer` holds
-    /// elements `held` of the unit, in `dtype` or, rounded when it is written, as masters. Names of parts end in `@rank`, so
+    /// the unit from element `held` on, in `dtype` or, rounded when it is written, as masters. Names of parts end in `@rank`, so
     /// that no reader takes a part for the tensor.
     pub fn new(
         kind: Kind,
         (spec, local, range): (&ParamSpec, LocalBox, Range<usize>),
         slice: &Range<usize>,
-        (buffer, held, dtype): (&'a Tensor, Range<usize>, DType),
+        (buffer, held, dtype): (&'a Tensor, usize, DType),
         rank: usize,
     ) -> Option<Outgoing<'a>> {
         let own = overlap(&range, slice);
@@ -181,7 +181,7 @@ impl<'a> Outgoing<'a> {
             (false, true) => vec![area.rows, area.cols],
             (false, false) => vec![own.len()],
         };
-        let own = own.start - held.start..own.end - held.start;
+        let own = own.start - held..own.end - held;
         let content = match (dtype, buffer.dtype()) {
             (DType::Bf16, DType::F32) => Content::Rounded(&buffer.data()[own]),
             _ => Content::Stored(&buffer.bytes()[own.start * dtype.bytes()..own.end * dtype.bytes()]),
