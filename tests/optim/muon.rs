@@ -72,7 +72,7 @@ fn six_updates_of_muon_are_those_of_the_equations_in_f64_and_near_those_of_torch
         for (dtype, moments, bound) in [
             (DType::F32, Precision::F32, 1e-5),
             (DType::Bf16, Precision::F32, 1e-5),
-            (DType::F32, Precision::Bf16, 2e-2),
+            (DType::F32, Precision::Bf16, 5e-2),
         ] {
             let (seen, _) = train(OptimKind::Muon(MuonConfig { moments, ..muon }), dtype, &case);
             let got: Vec<f64> = seen.iter().flat_map(|[_, w]| w).map(|w| f64::from(*w)).collect();

@@ -3,8 +3,9 @@
 //!     X ← X / ‖X‖,   then `steps` times   A = X Xᵀ,   X ← aX + (bA + cA²) X
 //!
 //! a, b, c = 3.4445, −4.7750, 2.0315: the quintic of Keller Jordan's Muon (kellerjordan.github.io/posts/muon), steepest
-//! at 0, which takes singular values into 0.7..1.2 and leaves them there. For more rows than columns A = XᵀX multiplies
-//! from the right, which is the same and cheaper. All in f32; torch computes it in bf16.
+//! at 0, which takes singular values into 0.68..1.14 and leaves them there (five steps raise those below
+//! 2e-3 of the norm by 3.4 a step, and not so far). For more rows than columns A = XᵀX multiplies from the right, which
+//! is the same and cheaper. All in f32; torch computes it in bf16.
 
 use crate::device::gemm::{Epilogue, Mat, MatMut, Out, gemm, gemm_fused};
 use crate::device::{Category, DType, Device, Pool, Shared, simd};
@@ -193,7 +194,7 @@ mod tests {
             let [least, most] =
                 extremes(&ours(&random(rows, cols), rows, cols, 1), rows, cols).map(f64::sqrt);
             println!("{rows} x {cols}: {least:.3}..{most:.3}");
-            assert!(least > 0.65 && most < 1.25, "{rows} x {cols}: {least} to {most}");
+            assert!(least > 0.68 && most < 1.14, "{rows} x {cols}: {least} to {most}");
         }
     }
 
