@@ -81,121 +81,108 @@ fn round(params: &Params, units: &[usize], place: Place) -> Round {
     all.sort_by_key(|(param, unit, _)| (*param, *unit));
     let costs: Vec<f64> = all.iter().map(|(.., p)| flops(p.spec.rows, p.spec.cols, 1)).collect();
     let owners = assign(&costs, place.shard.1 * place.tp.1);
-    let mut owned = vec![vec![]; place.shard.1 * place.tp.1];
-    owners.iter().enumerate().for_each(|(k, owner)| owned[*owner].push(k));
-    let of_rank = |r: usize| all.iter().map(|(.., p)| p.spec.local(r, place.tp.1)).collect();
-    Layout { params, place, boxes: (0..place.tp.1).map(of_rank).collect(), all, owners, owned }.round()
-}
+    let (s, r) = (place.shard.0, place.tp.0);
+    let tp = |r: usize| all.iter().map(move |(.., p)| p.spec.local(r, place.tp.1)).collect::<Vec<_>>();
+    let boxes: Vec<Vec<LocalBox>> = (0..place.tp.1).map(tp).collect();
 
-/// The matrices of a round as all ranks hold them.
-struct Layout<'a> {
-    params: &'a Params,
-    place: Place,
-    /// (its place in the unit, unit, tensor)
-    all: Vec<(usize, usize, &'a Placed)>,
-    /// As s' · R + r'.
-    owners: Vec<usize>,
-    /// The matrices of each owner.
-    owned: Vec<Vec<usize>>,
-    /// Of each rank of tp, of each matrix.
-    boxes: Vec<Vec<LocalBox>>,
-}
+    let mut matrices: Vec<Matrix> = all
+        .iter()
+        .zip(&owners)
+        .enumerate()
+        .map(|(k, ((param, unit, p), owner))| Matrix {
+            unit: *unit,
+            param: *param,
+            rows: p.spec.rows,
+            cols: p.spec.cols,
+            owner: (owner / place.tp.1, owner % place.tp.1),
+            most: boxes.iter().map(|b| len(&b[k])).max().unwrap_or(0),
+            own: slice(params, *unit, p.start, &boxes[r][k], place, s),
+            at: None,
+            box_at: None,
+            boxes: vec![],
+        })
+        .collect();
 
-impl Layout<'_> {
-    fn round(&self) -> Round {
-        let ((s, shards), (r, tp)) = (self.place.shard, self.place.tp);
-        let pairs = |n: usize, m: usize| (0..n).flat_map(move |i| (0..m).map(move |j| (i, j)));
-        let sent = |(from, to): (usize, usize), r: usize| {
-            self.column(to).map(|k| self.slice(k, from, r).len()).sum::<usize>()
-        };
-        let shard_slot = pairs(shards, shards).flat_map(|p| (0..tp).map(move |r| sent(p, r))).max();
-        let held = |owner: (usize, usize), r: usize| {
-            self.owned(owner).map(|k| len(&self.boxes[r][k])).sum::<usize>()
-        };
-        let tp_slot = pairs(shards, tp).flat_map(|o| (0..tp).map(move |r| held(o, r))).max();
-        let (shard_slot, tp_slot) = (shard_slot.unwrap_or(0), tp_slot.unwrap_or(0));
-
-        let mut matrices: Vec<Matrix> = (0..self.all.len()).map(|k| self.matrix(k)).collect();
-        for to in 0..tp {
-            let mut at = to * tp_slot;
-            for k in self.owned((s, to)) {
-                matrices[k].box_at = Some(at);
-                at += len(&self.boxes[r][k]);
+    // What (s, r) sends to (s', r), and all boxes of r with the owner (s', r').
+    let piece = |k: usize, s: usize, r: usize| {
+        let (param, unit, p) = all[k];
+        debug_assert_eq!(params.units[unit].params[param].start, p.start);
+        slice(params, unit, p.start, &boxes[r][k], place, s)
+    };
+    let of = |owned: &dyn Fn((usize, usize)) -> bool| -> Vec<usize> {
+        (0..matrices.len()).filter(|&k| owned(matrices[k].owner)).collect()
+    };
+    let columns: Vec<Vec<usize>> = (0..place.shard.1).map(|s| of(&|o| o.0 == s)).collect();
+    let cells: Vec<Vec<usize>> = (0..place.tp.1).map(|r| of(&|o| o == (s, r))).collect();
+    let mut shard_slot = 0;
+    let mut tp_slot = 0;
+    for r in 0..place.tp.1 {
+        for (to, column) in columns.iter().enumerate() {
+            for from in 0..place.shard.1 {
+                shard_slot = shard_slot.max(column.iter().map(|&k| piece(k, from, r).len()).sum());
+            }
+            for r_to in 0..place.tp.1 {
+                let owned = column.iter().filter(|&&k| matrices[k].owner == (to, r_to));
+                tp_slot = tp_slot.max(owned.map(|&k| len(&boxes[r][k])).sum());
             }
         }
-        for from in 0..tp {
-            let mut at = from * tp_slot;
-            for k in self.owned((s, r)) {
-                let needed = from.is_multiple_of(self.all[k].2.spec.copies(tp));
-                matrices[k].boxes.push((self.boxes[from][k], at, needed));
-                at += len(&self.boxes[from][k]);
-            }
+    }
+
+    let over_shard = place.shard.1 > 1 && place.sliced;
+    for (r_to, cell) in cells.iter().enumerate() {
+        let mut at = r_to * tp_slot;
+        for &k in cell {
+            matrices[k].box_at = Some(at);
+            at += len(&boxes[r][k]);
         }
-        if shards == 1 || !self.place.sliced {
-            matrices.iter_mut().for_each(|m| m.at = m.box_at);
-            return Round { matrices, copies: vec![], shard_slot, tp_slot };
-        }
-        let mut copies = vec![];
-        for peer in 0..shards {
-            let mut at = peer * shard_slot;
-            for k in self.column(peer) {
+    }
+    let mut copies = vec![];
+    if over_shard {
+        for (to, column) in columns.iter().enumerate() {
+            let mut at = to * shard_slot;
+            for &k in column {
                 matrices[k].at = Some(at);
                 at += matrices[k].own.len();
             }
-            let mut outer = peer * shard_slot;
-            for k in self.column(s) {
-                let part = self.slice(k, peer, r);
-                let of_box = matrices[k].box_at.expect("its owner is in this column");
-                let inner = of_box + part.start - self.all[k].2.start;
+        }
+        for from in 0..place.shard.1 {
+            let mut outer = from * shard_slot;
+            for &k in &columns[s] {
+                let part = piece(k, from, r);
+                let box_at = matrices[k].box_at.expect("its owner is in this column");
+                let inner = box_at + part.start.saturating_sub(all[k].2.start);
                 copies.push(Copy { outer, inner, len: part.len() });
                 outer += part.len();
             }
         }
         copies.retain(|c| c.len > 0);
-        Round { matrices, copies, shard_slot, tp_slot }
+    } else {
+        matrices.iter_mut().for_each(|m| m.at = m.box_at);
     }
-
-    /// What is known of a matrix before the slots are.
-    fn matrix(&self, k: usize) -> Matrix {
-        let (param, unit, p) = self.all[k];
-        Matrix {
-            unit,
-            param,
-            rows: p.spec.rows,
-            cols: p.spec.cols,
-            owner: (self.owners[k] / self.place.tp.1, self.owners[k] % self.place.tp.1),
-            most: self.boxes.iter().map(|b| len(&b[k])).max().unwrap_or(0),
-            own: self.slice(k, self.place.shard.0, self.place.tp.0),
-            at: None,
-            box_at: None,
-            boxes: vec![],
+    for (from, boxes) in boxes.iter().enumerate() {
+        let mut at = from * tp_slot;
+        for &k in &cells[r] {
+            let needed = from.is_multiple_of(all[k].2.spec.copies(place.tp.1));
+            matrices[k].boxes.push((boxes[k], at, needed));
+            at += len(&boxes[k]);
         }
     }
-
-    fn owned(&self, (s, r): (usize, usize)) -> impl Iterator<Item = usize> {
-        self.owned[s * self.place.tp.1 + r].iter().copied()
-    }
-
-    /// Those with an owner whose rank in the shard group is s.
-    fn column(&self, s: usize) -> impl Iterator<Item = usize> {
-        (0..self.place.tp.1).flat_map(move |r| self.owned((s, r)))
-    }
-
-    /// What (s, r) updates of a matrix, in elements of its unit.
-    fn slice(&self, k: usize, s: usize, r: usize) -> Range<usize> {
-        let (_, unit, p) = self.all[k];
-        let (start, end) = (p.start, p.start + len(&self.boxes[r][k]));
-        if !self.place.sliced {
-            return start..end;
-        }
-        let each = self.params.units[unit].len / self.place.shard.1;
-        let first = start.max(s * each).min(end);
-        first..end.min((s + 1) * each).max(first)
-    }
+    Round { matrices, copies, shard_slot, tp_slot }
 }
 
 fn len(b: &LocalBox) -> usize {
     b.rows * b.cols
+}
+
+/// What rank s of the shard group updates of a box that begins at element `start` of a unit.
+fn slice(params: &Params, unit: usize, start: usize, b: &LocalBox, place: Place, s: usize) -> Range<usize> {
+    let end = start + len(b);
+    if !place.sliced {
+        return start..end;
+    }
+    let each = params.units[unit].len / place.shard.1;
+    let first = start.max(s * each).min(end);
+    first..end.min((s + 1) * each).max(first)
 }
 
 /// The rank of each matrix: costly ones first, each to the rank with the least to do (Graham 1969), equal ones in order.
