@@ -94,7 +94,7 @@ fn a_list_is_refused_with_what_the_schema_says_of_its_entries() {
             seen += 1;
         }
     });
-    assert_eq!(seen, 6);
+    assert_eq!(seen, 7);
 }
 
 #[test]
