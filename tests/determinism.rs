@@ -3,6 +3,8 @@
 
 #[path = "common/batch.rs"]
 mod batch;
+#[path = "common/muon.rs"]
+mod muon;
 #[path = "common/random.rs"]
 mod random;
 #[path = "common/replica.rs"]
@@ -15,6 +17,7 @@ use espalier::tensor::Tensor;
 use espalier::train::corpora::weight_sum;
 use espalier::train::step::{Update, step};
 use espalier::train::vote::Ballot;
+use muon::muon;
 use replica::{SEQ_LEN, Setup, VOCAB, gpt2, llama};
 
 const STEPS: u64 = 3;
@@ -86,6 +89,8 @@ fn setups() -> Vec<Setup> {
                 of(wide(), d, 1, 1, 0),
                 of(llama(), d, 1, 2, 0),
                 of(llama(), d, 2, 1, 1),
+                Setup { kind: muon(), ..of(wide(), d, 1, 1, 0) },
+                Setup { kind: muon(), ..of(llama(), d, 2, 1, 1) },
             ]
         })
         .collect()

@@ -1,8 +1,11 @@
-//! Updates of a single parameter: Adam and AdamW as torch makes them, and the moving average.
+//! Updates of a single parameter: Adam, AdamW and Muon as torch makes them, and the moving average.
+
+#[path = "optim/muon.rs"]
+mod muon;
 
 use espalier::config::{OptimConfig, OptimKind, Precision};
 use espalier::device::{DType, Device};
-use espalier::optim::{Hyper, Optimizer};
+use espalier::optim::{Hyper, Optimizer, Ranks};
 use espalier::params::{Declare, Dp, Init, ParamSpec, Params, Shard};
 use serde_json::Value;
 
@@ -49,14 +52,15 @@ fn twenty_clipped_updates_with_coupled_and_decoupled_decay_are_those_of_torch() 
         let start: Vec<f32> = start.iter().map(|w| *w as f32).collect();
         let mut params = params(&dev, dtype, &start);
         let config = OptimConfig { kind, clip: None, groups: vec![], ema: None };
-        let mut optim = Optimizer::new(&dev, &config, &params);
+        let mut optim = Optimizer::new(&dev, &config, &params, &Ranks::solo());
         for (i, (g, lr)) in gradients.chunks(n).zip(&rates).enumerate() {
             let norm = g.iter().map(|g| g * g).sum::<f64>().sqrt();
             let grad_scale = (most / (norm + 1e-6)).min(1.0);
             clipped += usize::from(grad_scale < 1.0);
             let own = &mut params.units[0].grads.data_mut::<f32>()[..n];
             own.iter_mut().zip(g).for_each(|(own, g)| *own = *g as f32);
-            optim.update(&dev, &mut params, Hyper { lr: *lr, grad_scale, update: i as u64 });
+            let hyper = Hyper { lr: *lr, grad_scale, update: i as u64 };
+            optim.update(&dev, &mut params, hyper).expect("an update");
             for (got, want) in values(&params, n).iter().zip(&want[i * n..]) {
                 let gap = (f64::from(*got) - want).abs();
                 assert!(gap <= 1e-6, "{name} after update {i}: {got} is not {want}");
@@ -77,12 +81,13 @@ fn the_average_is_the_mean_of_all_weights_at_first_and_then_exponential() {
         let mut params = params(&dev, dtype, &start);
         let kind = OptimKind::Sgd { weight_decay: 0.0 };
         let config = OptimConfig { kind, clip: None, groups: vec![], ema: Some(0.875) };
-        let mut optim = Optimizer::new(&dev, &config, &params);
+        let mut optim = Optimizer::new(&dev, &config, &params, &Ranks::solo());
         let (mut seen, mut want) = (vec![], vec![0.0f64; n]);
         for t in 0..30u64 {
             let own = &mut params.units[0].grads.data_mut::<f32>()[..n];
             own.iter_mut().enumerate().for_each(|(i, g)| *g = ((i as u64 * 7 + t * t) as f32).cos());
-            optim.update(&dev, &mut params, Hyper { lr: 0.1, grad_scale: 1.0, update: t });
+            let hyper = Hyper { lr: 0.1, grad_scale: 1.0, update: t };
+            optim.update(&dev, &mut params, hyper).expect("an update");
             let w: Vec<f64> = values(&params, n).iter().map(|w| f64::from(*w)).collect();
             seen.push(w.clone());
             for (i, (a, w)) in want.iter_mut().zip(&w).enumerate() {

@@ -246,6 +246,42 @@ fn the_meta_arena_foretells_the_cpu_arena_of_bf16_with_full_recompute_on_two_ten
 }
 
 #[test]
+fn the_meta_arena_foretells_the_cpu_arena_and_the_bytes_that_muon_moves() {
+    let gpt2 = "preset = \"gpt2-124m\"\nlayers = 3\ndim = 64\nheads = 4\nffn_dim = 256\nvocab = 500";
+    let llama = "preset = \"llama-tiny\"\nlayers = 3\nvocab = 500\nkv_heads = 2";
+    for (model, parallel, ranks) in [
+        (gpt2, "zero = 0", 1),
+        (gpt2, "zero = 0", 2),
+        (llama, "zero = 0\ntp = 2", 4),
+        (llama, "zero = 1\ntp = 4", 4),
+        (gpt2, "zero = 1\nshard = \"2 ranks\"", 4),
+        (llama, "zero = 2\naccumulate = \"sharded\"", 2),
+        (llama, "zero = 3\ntp = 2\nshard = \"2 ranks\"", 8),
+    ] {
+        for dtype in ["f32", "bf16"] {
+            let parallel = format!("[parallel]\nmicro_batch = 2\n{parallel}\n[optim]\nmuon = {{}}");
+            let c = config_with(model, &parallel, &[format!("run.dtype={dtype}")]);
+            check(&parallel, &c, ranks);
+            let dp = ranks / c.parallel.tp;
+            let hashes = |rank| program_hashes(&c, rank, dp).expect("a rehearsal");
+            assert!((0..ranks).all(|rank| hashes(rank) == hashes(0)), "{parallel}: ranks differ");
+        }
+    }
+}
+
+#[test]
+fn muon_keeps_one_moment_of_a_matrix_and_two_of_the_rest() {
+    for (moments, bytes) in [("f32", 4), ("bf16", 2)] {
+        let optim = format!("[parallel]\nmicro_batch = 1\n[optim]\nmuon = {{ moments = \"{moments}\" }}");
+        let c = config("preset = \"gpt2-124m\"", &optim);
+        let r = Rehearsal::new(&c, 1, 4);
+        let live = r.replica.dev.arena().used().live[Category::Optimizer as usize] as f64;
+        let want = bytes * (2 * c.model.params() - c.model.block_matrix_params()) / 4;
+        assert!((live / want as f64 - 1.0).abs() < 0.02, "{live} and not {want}");
+    }
+}
+
+#[test]
 fn the_kinds_of_updates_of_a_growing_batch_stand_for_all_of_them() {
     let model = "preset = \"llama-tiny\"\nlayers = 2\nvocab = 300";
     let set = |c: &RunConfig, set: &[&str]| {

@@ -2,6 +2,8 @@
 
 #[path = "common/layouts.rs"]
 mod layouts;
+#[path = "resume/muon.rs"]
+mod muon;
 #[path = "resume/numerics.rs"]
 mod numerics;
 #[path = "common/process.rs"]
@@ -213,14 +215,20 @@ fn asked_to_stop(site: &Site, name: &str, signal: libc::c_int, step: u64) -> (Ru
 
 /// Resumes and stops before the first step: the checkpoint that the given topology writes of the state it read.
 fn rewrite(from: &Run, tp: usize, zero: u8, to: &Run) {
+    rewrite_with(from, tp, zero, to, &[]);
+}
+
+/// The same of a run with settings of its own.
+fn rewrite_with(from: &Run, tp: usize, zero: u8, to: &Run, more: &[&str]) {
     let folder = |run: &Run| run.folder.join("run");
     let config = |run: &Run| {
         let text = RUN.replace("../", &format!("{}/../", run.folder.display()));
-        let set = [
+        let mut set = vec![
             format!("run.dir={}", folder(run).display()),
             format!("parallel.tp={tp}"),
             format!("parallel.zero={zero}"),
         ];
+        set.extend(more.iter().map(|s| s.to_string()));
         RunConfig::parse(&text, "run.toml", &set).expect("a run file")
     };
     let (read, write) = (config(from), config(to));

@@ -5,6 +5,10 @@
 mod batch;
 #[path = "common/gather.rs"]
 mod gather;
+#[path = "topology/moved.rs"]
+mod moved;
+#[path = "common/muon.rs"]
+mod muon;
 #[path = "common/random.rs"]
 mod random;
 #[path = "common/replica.rs"]
@@ -22,6 +26,7 @@ use espalier::train::corpora::weight_sum;
 use espalier::train::step::{MicroBatch, Terms, Update, evaluate, forward_backward, step};
 use espalier::train::vote::Ballot;
 use gather::{Part, all_gradients, all_weights};
+use muon::muon;
 use replica::{SEQ_LEN, Setup, VOCAB, gpt2, llama};
 use whole::{Whole, whole};
 
@@ -298,7 +303,14 @@ fn assert_same_training(a: &Trace, b: &Trace, case: &str) {
 
 #[test]
 fn all_zero_stages_give_the_same_bits() {
-    for (model, kind) in [(gpt2(), Setup::solo(gpt2()).kind), (llama(), bf16_moments()), (llama(), sgd())] {
+    let adamw = Setup::solo(gpt2()).kind;
+    for (model, kind) in [
+        (gpt2(), adamw),
+        (llama(), bf16_moments()),
+        (llama(), sgd()),
+        (gpt2(), muon()),
+        (few_kv_heads(2), moved::muon_in_bf16()),
+    ] {
         for (dp, tp, micro_batches) in [(2, 1, 2), (4, 1, 1), (2, 2, 2)] {
             let run = |topology| train(&model, kind, (5, 3e-4), topology);
             let want = run(topology(dp, tp, micro_batches, 0));

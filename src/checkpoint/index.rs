@@ -2,6 +2,7 @@
 
 use super::file::StoredFile;
 use super::piece::{Area, Kind, overlap};
+use crate::config::is_matrix_of_block;
 use crate::device::DType;
 use crate::params::ParamSpec;
 use crate::{Error, Result};
@@ -36,7 +37,8 @@ struct Part {
 }
 
 impl Index {
-    /// Weights must be complete; master, m, v and ema complete or absent.
+    /// Weights must be complete; master, m, v and ema complete or absent, v (Muon has none) also for matrices of blocks
+    /// alone.
     pub fn new(dir: &Path, files: &[StoredFile], specs: &[ParamSpec]) -> Result<Index> {
         let mut layouts: HashMap<(Kind, String), Layout> = HashMap::new();
         let mut present = Kind::ALL.map(|kind| kind == Kind::Weight);
@@ -60,8 +62,11 @@ impl Index {
                     let problem = format!("no file holds {kind} of tensor {}", spec.name);
                     Error::checkpoint(dir, problem, "use an earlier checkpoint")
                 };
-                let layout = layouts.get_mut(&(kind, spec.name.clone())).ok_or_else(missing)?;
-                layout.prove(kind, spec, files)?;
+                match layouts.get_mut(&(kind, spec.name.clone())) {
+                    Some(layout) => layout.prove(kind, spec, files)?,
+                    None if kind == Kind::V && is_matrix_of_block(&spec.name) => {}
+                    None => return Err(missing()),
+                }
             }
         }
         Ok(Index { layouts })

@@ -7,8 +7,8 @@ use super::manifest::Manifest;
 use super::piece::{Area, Kind, overlap};
 use crate::config::EvalWeights;
 use crate::device::{DType, Device, Elem};
-use crate::optim::Optimizer;
-use crate::params::{LocalBox, ParamSpec, Params, Placed, TensorSource};
+use crate::optim::{Moment, Optimizer};
+use crate::params::{LocalBox, ParamSpec, Params, Placed, TensorSource, Unit};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 use half::bf16;
@@ -176,37 +176,42 @@ impl Checkpoint {
     pub fn load_optimizer(&self, params: &mut Params, optim: &mut Optimizer) -> Result<()> {
         self.matches(params)?;
         for (i, unit) in params.units.iter_mut().enumerate() {
-            if let Some([m, v]) = optim.moments.get_mut(i) {
-                self.read_slice(Kind::M, &unit.params, &unit.slice, m)?;
-                self.read_slice(Kind::V, &unit.params, &unit.slice, v)?;
+            let Unit { params, slice, master, .. } = unit;
+            for (kind, which) in [(Kind::M, Moment::First), (Kind::V, Moment::Second)] {
+                let start = |n| optim.moment(which, i, n).map(|(_, start)| start);
+                let starts: Vec<_> = (0..params.len()).map(start).collect();
+                if let Some(moments) = optim.moments.get_mut(i) {
+                    self.read_slice(kind, params, slice, |n| starts[n], &mut moments[which as usize])?;
+                }
             }
+            let whole = |_| Some(slice.start);
             if let Some(ema) = &mut optim.ema {
-                self.read_slice(Kind::Ema, &unit.params, &unit.slice, &mut ema.average[i])?;
+                self.read_slice(Kind::Ema, params, slice, whole, &mut ema.average[i])?;
             }
-            if unit.master.exists() {
-                self.read_slice(Kind::Master, &unit.params, &unit.slice, &mut unit.master)?;
+            if master.exists() {
+                self.read_slice(Kind::Master, params, slice, whole, master)?;
             }
         }
         optim.t = self.manifest.meta.clocks.adam_t;
         Ok(())
     }
 
-    /// Fills the (1, slice) buffer of a unit, f32 or bf16; padding stays as it is.
+    /// Fills a buffer of a unit's slice, f32 or bf16; padding stays as it is. `start`: the element of the unit that the
+    /// buffer would begin with, for each tensor, if it has the tensor.
     fn read_slice(
         &self,
         kind: Kind,
         params: &[Placed],
         slice: &Range<usize>,
+        start: impl Fn(usize) -> Option<usize>,
         out: &mut Tensor,
     ) -> Result<()> {
         let mut narrow = vec![];
-        for p in params {
+        for (n, p) in params.iter().enumerate() {
             let own = overlap(&p.range(), slice);
-            if own.is_empty() {
-                continue;
-            }
+            let Some(start) = start(n).filter(|_| !own.is_empty()) else { continue };
             let layout = self.layout(kind, &p.spec.name)?;
-            let place = own.start - slice.start..own.end - slice.start;
+            let place = own.start - start..own.end - start;
             let first = own.start - p.start;
             if out.dtype() == DType::F32 {
                 let out = &mut out.data_mut::<f32>()[place];

@@ -159,13 +159,13 @@ pub enum Content<'a> {
 
 impl Outgoing {
     /// The part of a tensor in elements `slice` of its unit, if any; the tensor lies at `range` of the unit. `buffer` holds
-    /// elements `held` of the unit, in `dtype` or, rounded when it is written, as masters. Names of parts end in `@rank`, so
+    /// the unit from element `held` on, in `dtype` or, rounded when it is written, as masters. Names of parts end in `@rank`, so
     /// that no reader takes a part for the tensor.
     pub fn new(
         kind: Kind,
         (spec, local, range): (&ParamSpec, LocalBox, Range<usize>),
         slice: &Range<usize>,
-        (buffer, held, dtype): (&Tensor, Range<usize>, DType),
+        (buffer, held, dtype): (&Tensor, usize, DType),
         rank: usize,
     ) -> Option<Outgoing> {
         let own = overlap(&range, slice);
@@ -184,7 +184,7 @@ impl Outgoing {
             (false, true) => vec![area.rows, area.cols],
             (false, false) => vec![own.len()],
         };
-        let own = own.start - held.start..own.end - held.start;
+        let own = own.start - held..own.end - held;
         let piece = Piece { entry, tensor: spec.name.clone(), kind, area, range: flat };
         Some(Outgoing { piece, dtype, shape, buffer: buffer.clone(), own })
     }

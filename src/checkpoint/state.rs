@@ -3,10 +3,9 @@
 use super::manifest::Meta;
 use super::piece::{Kind, Outgoing};
 use crate::device::DType;
-use crate::optim::Optimizer;
+use crate::optim::{Moment, Optimizer};
 use crate::params::{Dp, Params, Unit};
 use crate::tensor::Tensor;
-use std::ops::Range;
 
 /// The live state of one rank; it is written from where it lies.
 pub struct SaveState<'a> {
@@ -29,9 +28,9 @@ impl SaveState<'_> {
 
     /// The weights this rank writes.
     pub(super) fn weights(&self) -> Vec<Outgoing> {
-        self.pieces(Kind::Weight, |_, u| match u.weights.exists() {
-            true => Some((&u.weights, 0..u.len, u.dtype)),
-            false => Some((&u.master, u.slice.clone(), u.dtype)),
+        self.pieces(Kind::Weight, |_, u, _| match u.weights.exists() {
+            true => Some((&u.weights, 0, u.dtype)),
+            false => Some((&u.master, u.slice.start, u.dtype)),
         })
     }
 
@@ -39,27 +38,30 @@ impl SaveState<'_> {
     pub(super) fn optimizer(&self) -> Vec<Outgoing> {
         let mut out = vec![];
         for kind in [Kind::Master, Kind::M, Kind::V, Kind::Ema] {
-            out.extend(self.pieces(kind, |i, u| {
-                let moments = self.optim.and_then(|o| o.moments.get(i));
+            out.extend(self.pieces(kind, |i, u, param| {
+                let moment = |which| self.optim.and_then(|o| o.moment(which, i, param));
                 let buffer = match kind {
-                    Kind::M => moments.map(|m| &m[0]),
-                    Kind::V => moments.map(|m| &m[1]),
-                    Kind::Ema => self.optim.and_then(|o| o.ema.as_ref()).map(|e| &e.average[i]),
+                    Kind::M => moment(Moment::First),
+                    Kind::V => moment(Moment::Second),
+                    Kind::Ema => {
+                        self.optim.and_then(|o| o.ema.as_ref()).map(|e| (&e.average[i], u.slice.start))
+                    }
                     // f32 masters are the weights.
-                    _ => (u.dtype == DType::Bf16 && u.master.exists()).then_some(&u.master),
+                    _ => (u.dtype == DType::Bf16 && u.master.exists()).then_some((&u.master, u.slice.start)),
                 };
-                buffer.map(|b| (b, u.slice.clone(), b.dtype()))
+                buffer.map(|(b, start)| (b, start, b.dtype()))
             }));
         }
         out
     }
 
     /// What this rank updates; of what several ranks update, the first writes it: replicas, all dp ranks without ZeRO,
-    /// and the tp ranks that hold the same.
+    /// and the tp ranks that hold the same. `buffer` of (unit, parameter of it) says where the unit's elements lie, from
+    /// which on.
     fn pieces<'a>(
         &self,
         kind: Kind,
-        buffer: impl Fn(usize, &'a Unit) -> Option<(&'a Tensor, Range<usize>, DType)>,
+        buffer: impl Fn(usize, &'a Unit, usize) -> Option<(&'a Tensor, usize, DType)>,
     ) -> Vec<Outgoing>
     where
         Self: 'a,
@@ -68,10 +70,13 @@ impl SaveState<'_> {
         let mut out = vec![];
         for (i, u) in params.units.iter().enumerate() {
             let shared = u.slice == (0..u.len) && dp.rank != 0;
-            let Some(buffer) = buffer(i, u).filter(|_| dp.replica.0 == 0 && !shared) else { continue };
-            let ours = u.params.iter().filter(|p| p.first);
-            out.extend(ours.filter_map(|p| {
-                Outgoing::new(kind, (&p.spec, p.local, p.range()), &u.slice, buffer.clone(), self.rank())
+            if dp.replica.0 != 0 || shared {
+                continue;
+            }
+            let ours = u.params.iter().enumerate().filter(|(_, p)| p.first);
+            out.extend(ours.filter_map(|(n, p)| {
+                let buffer = buffer(i, u, n)?;
+                Outgoing::new(kind, (&p.spec, p.local, p.range()), &u.slice, buffer, self.rank())
             }));
         }
         out

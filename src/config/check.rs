@@ -3,6 +3,7 @@
 
 use super::glob;
 use super::model::{divisors, listed};
+use super::muon::is_matrix_of_block;
 use super::run::*;
 use crate::{Error, Result};
 
@@ -166,6 +167,8 @@ impl OptimConfig {
     /// and sets it.
     pub fn for_name(&self, name: &str) -> (f64, f64) {
         let mut decay = match self.kind {
+            OptimKind::Muon(muon) if is_matrix_of_block(name) => muon.weight_decay,
+            OptimKind::Muon(muon) => muon.adamw.weight_decay,
             OptimKind::AdamW { weight_decay, .. }
             | OptimKind::Adam { weight_decay, .. }
             | OptimKind::Sgd { weight_decay } => weight_decay,

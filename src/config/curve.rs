@@ -20,10 +20,14 @@ impl Activation {
 impl ModelConfig {
     /// Weights used in matrix products: the head once, also when tied; embedding look-ups, norms and biases not.
     pub fn matmul_params(&self) -> u64 {
+        let transform = if self.head == Head::Mlm { self.dim * self.dim } else { 0 };
+        self.block_matrix_params() + (transform + self.dim * self.vocab) as u64
+    }
+    /// Those of the matrices of blocks.
+    pub fn block_matrix_params(&self) -> u64 {
         let attention = self.dim * self.head_dim * (2 * self.heads + 2 * self.kv_heads);
         let mlp = self.dim * self.ffn_dim * if self.is_glu() { 3 } else { 2 };
-        let transform = if self.head == Head::Mlm { self.dim * self.dim } else { 0 };
-        (self.layers * (attention + mlp) + transform + self.dim * self.vocab) as u64
+        (self.layers * (attention + mlp)) as u64
     }
     /// FLOPs of one token, forward and backward: 6 per weight in a product, and attention over `seq_len` tokens in
     /// full or, `causal`, half of it (Megatron's and nanoGPT's conventions).

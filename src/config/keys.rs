@@ -15,7 +15,7 @@ pub(super) const NOT_BUILT: &[(&str, &[&str], &str)] = &[
     ("model", &["experts", "num_experts", "experts_per_token"], "leave it out, models are dense"),
     ("model", &["dropout", "attn_dropout", "embed_dropout"], "leave it out, models train without dropout"),
     ("run", &["dropout"], "leave it out, models train without dropout"),
-    ("optim", &["muon", "adafactor", "lion"], "use adamw, adam or sgd"),
+    ("optim", &["adafactor", "lion"], "use adamw, adam, sgd or muon"),
     ("optim.sgd", &["momentum"], "leave it out for plain SGD, or use adamw"),
     ("optim.group.*", &["frozen"], "leave it out, every parameter trains"),
 ];

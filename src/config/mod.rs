@@ -8,6 +8,7 @@ mod doc;
 pub mod glob;
 mod keys;
 pub mod model;
+pub mod muon;
 mod preset;
 mod read;
 mod read_data;
@@ -24,6 +25,7 @@ mod write;
 
 pub use batches::{Batches, Ramp};
 pub use model::{Activation, Head, ModelConfig, Norm, NormPlace, Positions, RopeScaling};
+pub use muon::{Adjust, MuonConfig, is_matrix_of_block};
 pub use reference::reference;
 pub use run::*;
 pub use schedule::{Kind, Length, Schedule, Segment};

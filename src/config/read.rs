@@ -4,7 +4,7 @@ use super::doc::{Doc, Value};
 use super::keys::nearest;
 use super::run::*;
 use super::table::{Table, number};
-use super::{read_data, read_model, read_numerics, read_phase};
+use super::{muon, read_data, read_model, read_numerics, read_phase};
 use crate::Result;
 
 pub(super) const SEQ_LEN: std::ops::RangeInclusive<usize> = 1..=1 << 28;
@@ -183,17 +183,19 @@ fn shard(t: &Table, zero: u64) -> Result<Shard> {
     }
 }
 
-fn decay(t: &Table) -> Result<Option<f64>> {
+pub(super) fn decay(t: &Table) -> Result<Option<f64>> {
     t.float("weight_decay", "a number from 0 to 1", |x| (0.0..=1.0).contains(&x))
 }
 
 fn optim(t: &Table) -> Result<OptimConfig> {
-    let given: Vec<&str> = ["adamw", "adam", "sgd"].into_iter().filter(|k| t.get(k).is_some()).collect();
+    let given: Vec<&str> =
+        ["adamw", "adam", "sgd", "muon"].into_iter().filter(|k| t.get(k).is_some()).collect();
     let kind = match given[..] {
         ["adam"] => {
             let (betas, eps, weight_decay, moments) = adam(&t.table("adam")?, 0.0)?;
             OptimKind::Adam { betas, eps, weight_decay, moments }
         }
+        ["muon"] => muon::read(&t.table("muon")?)?,
         ["sgd"] => OptimKind::Sgd { weight_decay: decay(&t.table("sgd")?)?.unwrap_or(0.0) },
         [one, other, ..] => {
             let problem = format!("{one} and {other} are both given");
@@ -231,7 +233,7 @@ fn ema(t: &Table) -> Result<Option<f64>> {
 }
 
 /// betas, eps, weight_decay (with its default), moments
-fn adam(t: &Table, usual_decay: f64) -> Result<([f64; 2], f64, f64, Precision)> {
+pub(super) fn adam(t: &Table, usual_decay: f64) -> Result<([f64; 2], f64, f64, Precision)> {
     let moments = t.choice("moments", PRECISIONS)?.unwrap_or(Precision::F32);
     let betas = match t.list("betas")? {
         None => [0.9, 0.95],

@@ -3,6 +3,7 @@
 
 use super::batches::Batches;
 use super::model::ModelConfig;
+use super::muon::MuonConfig;
 use super::schedule::Schedule;
 use std::path::PathBuf;
 
@@ -281,6 +282,8 @@ pub enum OptimKind {
     Sgd {
         weight_decay: f64,
     },
+    /// The matrices of blocks; AdamW for the rest.
+    Muon(MuonConfig),
 }
 
 /// What happens to updates that go wrong, and how it is noticed.

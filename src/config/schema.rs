@@ -134,6 +134,8 @@ pub const TABLES: &[Table] = &[
     train::OPTIM_ADAMW,
     train::OPTIM_ADAM,
     train::OPTIM_SGD,
+    train::OPTIM_MUON,
+    train::OPTIM_MUON_ADAMW,
     train::OPTIM_EMA,
     train::OPTIM_GROUP,
     numerics::NUMERICS,

@@ -2,6 +2,7 @@
 
 use super::batches::Ramp;
 use super::model::{ModelConfig, Positions};
+use super::muon::{ADJUST, Rest};
 use super::read::{ACCUMULATE, ATTENTION, DEVICES, EVAL_WEIGHTS, PRECISIONS, RECOMPUTE, REDUCTIONS};
 use super::read_data::{IOS, ORDERS, PACKINGS};
 use super::read_model::{ACTIVATIONS, HEADS, NORM_PLACES, NORMS};
@@ -137,6 +138,15 @@ impl RunConfig {
             }
             OptimKind::Adam { betas, eps, weight_decay, moments } => {
                 w.line("adam", adam(betas, eps, weight_decay, moments))
+            }
+            OptimKind::Muon(m) => {
+                let (adjust, moments) = (word(ADJUST, m.adjust), word(PRECISIONS, m.moments));
+                let Rest { betas, eps, weight_decay } = m.adamw;
+                w.line("muon", format!(
+                    "{{ momentum = {:?}, nesterov = {}, steps = {}, weight_decay = {:?}, adjust = {adjust}, \
+                     moments = {moments}, adamw = {{ betas = {betas:?}, eps = {eps:?}, weight_decay = {weight_decay:?} }} }}",
+                    m.momentum, m.nesterov, m.steps, m.weight_decay
+                ));
             }
             OptimKind::Sgd { weight_decay } => {
                 w.line("sgd", format!("{{ weight_decay = {weight_decay:?} }}"))

@@ -3,7 +3,10 @@
 pub mod adamw;
 pub mod ema;
 mod moments;
+pub mod muon;
 pub mod norm;
 pub mod state;
+mod trained;
 
-pub use state::{Hyper, Optimizer};
+pub use muon::Ranks;
+pub use state::{Hyper, Moment, Optimizer};

@@ -74,6 +74,21 @@ pub fn widened(
     }
 }
 
+/// The same with m alone: the random bits are those that it has beside a v.
+pub fn widened_one(
+    stream: &Philox,
+    first: u64,
+    update: u64,
+    m: &mut [bf16],
+    mut f: impl FnMut(Range<usize>, &mut [f32]),
+) {
+    let mut unused = [bf16::ZERO; BLOCK];
+    for (i, m) in m.chunks_mut(BLOCK).enumerate() {
+        let (start, v) = (i * BLOCK, &mut unused[..m.len()]);
+        widened(stream, first + start as u64, update, m, v, |r, m, _| f(start + r.start..start + r.end, m));
+    }
+}
+
 #[inline(always)]
 fn widen(x: bf16) -> f32 {
     f32::from_bits(u32::from(x.to_bits()) << 16)

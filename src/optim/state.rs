@@ -1,11 +1,14 @@
 //! The state of an optimizer, always slices: moments of the elements that this rank updates, and its step counter t.
 
-use super::adamw::{AdamStep, Master, adam, sgd};
+use super::adamw::{AdamStep, adam, sgd};
 use super::ema::Ema;
 use super::moments::{runs, widened};
-use crate::config::{OptimConfig, OptimKind, Precision};
+use super::muon::{Muon, Ranks};
+use super::trained::Trained;
+use crate::Result;
+use crate::config::{OptimConfig, OptimKind, Precision, is_matrix_of_block};
 use crate::device::{Category, DType, Device, Shared};
-use crate::params::{Params, Unit, reduced};
+use crate::params::{Params, Placed, Unit, reduced};
 use crate::rng::Philox;
 use crate::tape::profile;
 use crate::tensor::Tensor;
@@ -25,15 +28,30 @@ pub struct Hyper {
     pub update: u64,
 }
 
+/// One of the moments of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// m; of Muon's matrices the momentum.
+    First,
+    /// v
+    Second,
+}
+
 pub struct Optimizer {
     kind: OptimKind,
     /// Updates made since the state was new.
     pub t: u64,
-    /// First and second moments (1, slice) of each unit; empty for SGD.
+    /// First moments (1, slice) and second moments of each unit; empty for SGD. Second moments are (1, slice) too, but
+    /// where some tensors have none those of the others follow one another.
     pub moments: Vec<[Tensor; 2]>,
+    /// For each unit and tensor, for either moment: the element of the unit that value 0 would belong to if all that
+    /// follow were of this tensor. None: it has no such moment here.
+    begins: Vec<Vec<[Option<usize>; 2]>>,
     pub ema: Option<Ema>,
     /// For each unit: ranges with their decay and learning-rate factor, cut to tasks.
     ranges: Vec<Vec<Span>>,
+    /// What updates the matrices of blocks in place of the ranges.
+    muon: Option<Muon>,
 }
 
 #[derive(Clone, Debug)]
@@ -45,19 +63,46 @@ struct Span {
     param: usize,
 }
 
+/// Adam of what is updated element by element.
+struct Adam {
+    betas: [f64; 2],
+    eps: f64,
+    coupled: bool,
+}
+
+fn adam_of(kind: &OptimKind) -> Option<(Adam, Precision)> {
+    match *kind {
+        OptimKind::AdamW { betas, eps, moments, .. } => Some((Adam { betas, eps, coupled: false }, moments)),
+        OptimKind::Adam { betas, eps, moments, .. } => Some((Adam { betas, eps, coupled: true }, moments)),
+        OptimKind::Muon(m) => {
+            Some((Adam { betas: m.adamw.betas, eps: m.adamw.eps, coupled: false }, m.moments))
+        }
+        OptimKind::Sgd { .. } => None,
+    }
+}
+
 impl Optimizer {
-    pub fn new(dev: &Device, config: &OptimConfig, params: &Params) -> Optimizer {
-        let moments = match config.kind {
-            OptimKind::AdamW { moments, .. } | OptimKind::Adam { moments, .. } => {
-                let dtype = if moments == Precision::Bf16 { DType::Bf16 } else { DType::F32 };
-                let zeros = |u: &Unit| Tensor::zeros(dev, 1, u.slice.len(), dtype, Category::Optimizer);
-                params.units.iter().map(|u| [zeros(u), zeros(u)]).collect()
-            }
-            OptimKind::Sgd { .. } => vec![],
-        };
-        let ranges = params.units.iter().map(|u| spans(config, u)).collect();
+    /// `ranks` are those over which matrices are moved.
+    pub fn new(dev: &Device, config: &OptimConfig, params: &Params, ranks: &Ranks) -> Optimizer {
+        let muon = Muon::new(config, params, ranks);
+        let (mut moments, mut begins) = (vec![], vec![]);
+        for unit in &params.units {
+            let Some((_, precision)) = adam_of(&config.kind) else { continue };
+            let dtype = if precision == Precision::Bf16 { DType::Bf16 } else { DType::F32 };
+            let zeros = |len| Tensor::zeros(dev, 1, len, dtype, Category::Optimizer);
+            let (begin, len) = begin(unit, muon.is_some());
+            moments.push([zeros(unit.slice.len()), zeros(len)]);
+            begins.push(begin);
+        }
+        let ranges = params.units.iter().map(|u| spans(config, u, muon.is_some())).collect();
         let ema = config.ema.map(|decay| Ema::new(dev, decay, params));
-        Optimizer { kind: config.kind, t: 0, moments, ema, ranges }
+        Optimizer { kind: config.kind, t: 0, moments, begins, ema, ranges, muon }
+    }
+
+    /// Where a moment of a tensor lies: values, and the element of the unit that the first of them would belong to.
+    pub fn moment(&self, which: Moment, unit: usize, param: usize) -> Option<(&Tensor, usize)> {
+        let begin = self.begins.get(unit)?[param][which as usize]?;
+        Some((&self.moments[unit][which as usize], begin))
     }
 
     /// New moments, t = 0: for a phase that begins with `optimizer = "reset"`.
@@ -73,14 +118,18 @@ impl Optimizer {
         self.moments.iter_mut().for_each(|[m, _]| m.bytes_mut().fill(0));
     }
 
-    /// One update of this rank's slice of every unit.
-    pub fn update(&mut self, dev: &Device, params: &mut Params, hyper: Hyper) {
+    /// One update of this rank's slice of every unit. Collective over the ranks that matrices are moved over.
+    pub fn update(&mut self, dev: &Device, params: &mut Params, hyper: Hyper) -> Result<()> {
         self.t += 1;
+        if let Some(muon) = &self.muon {
+            muon.update(dev, params, &mut self.moments, hyper)?;
+        }
         if dev.is_meta() {
-            return;
+            return Ok(());
         }
         // Of AdamW in f32: g, m, v, w read, m, v, w written.
-        let bytes = params.units.iter().map(|u| 28 * u.slice.len()).sum();
+        let values = self.ranges.iter().flatten().map(|s| s.range.len());
+        let bytes = 28 * values.sum::<usize>();
         let all = || {
             for (i, unit) in params.units.iter_mut().enumerate() {
                 match unit.dtype {
@@ -93,6 +142,7 @@ impl Optimizer {
         if let Some(ema) = &mut self.ema {
             ema.update(dev, params, hyper.update);
         }
+        Ok(())
     }
 
     fn update_unit<T: crate::device::Elem<Acc = f32>>(
@@ -102,59 +152,46 @@ impl Optimizer {
         unit: &mut Unit,
         hyper: Hyper,
     ) {
-        let start = unit.slice.start;
-        // At stage 3 of ZeRO only the master is here, and it is rounded when it is gathered.
-        let Unit { weights, master, grads, part_grads, part, params, .. } = unit;
+        let Unit { weights, master, grads, part_grads, part, params, slice, .. } = unit;
         let (grads, first) = reduced(grads, part_grads, part);
-        let stored = weights.exists().then(|| Shared::new(weights.data_mut::<T>()));
-        let master = master.exists().then(|| Shared::new(master.data_mut::<f32>()));
+        let trained = Trained::<T>::new(weights, master, slice);
         let moments = self.moments.get_mut(i).map(Moments::new);
-        let (spans, t) = (&self.ranges[i], self.t);
+        let (spans, t, rule) = (&self.ranges[i], self.t, adam_of(&self.kind));
+        let begins = self.begins.get(i);
         dev.pool().run(spans.len(), |n| {
             let Span { range, weight_decay, lr_scale, param } = &spans[n];
-            let local = range.start - start..range.end - start;
             let (lr, scale) = ((hyper.lr * lr_scale) as f32, hyper.grad_scale as f32);
             // SAFETY: spans do not overlap.
-            let stored = stored.as_ref().map(|s| unsafe { s.part(range.clone()) });
-            // SAFETY: as above.
-            let master = master.as_ref().map(|m| unsafe { m.part(local.clone()) });
-            let mut w = match (master, stored) {
-                (Some(master), Some(stored)) => Master::Apart(master, stored),
-                (Some(master), None) => Master::Same(master),
-                (None, Some(stored)) => Master::Same(bytemuck::cast_slice_mut::<T, f32>(stored)),
-                (None, None) => return,
-            };
+            let mut w = unsafe { trained.part(range.clone()) };
             let g = &grads.data::<f32>()[range.start - first..range.end - first];
-            let (kind, Some(moments)) = (&self.kind, &moments) else {
+            let (Some((rule, _)), Some(moments), Some([Some(m_begin), Some(v_begin)])) =
+                (&rule, &moments, begins.map(|b| b[*param]))
+            else {
                 return sgd(lr, *weight_decay as f32, scale, g, w);
             };
-            let (OptimKind::AdamW { betas: [beta1, beta2], eps, .. }
-            | OptimKind::Adam { betas: [beta1, beta2], eps, .. }) = kind
-            else {
-                return;
-            };
+            let [beta1, beta2] = rule.betas;
             let step = AdamStep {
                 lr,
-                beta1: *beta1 as f32,
-                beta2: *beta2 as f32,
-                eps: *eps as f32,
+                beta1: beta1 as f32,
+                beta2: beta2 as f32,
+                eps: rule.eps as f32,
                 weight_decay: *weight_decay as f32,
                 correction1: (1.0 - beta1.powi(t as i32)) as f32,
                 correction2: (1.0 - beta2.powi(t as i32)).sqrt() as f32,
                 scale,
             };
-            let adam =
-                if matches!(kind, OptimKind::Adam { .. }) { adam::<T, true> } else { adam::<T, false> };
+            let adam = if rule.coupled { adam::<T, true> } else { adam::<T, false> };
+            let of_m = |r: &Range<usize>| r.start - m_begin..r.end - m_begin;
+            let of_v = |r: &Range<usize>| r.start - v_begin..r.end - v_begin;
             match moments {
                 // SAFETY: as above.
-                Moments::F32(m, v) => unsafe { adam(step, g, m.part(local.clone()), v.part(local), w) },
+                Moments::F32(m, v) => unsafe { adam(step, g, m.part(of_m(range)), v.part(of_v(range)), w) },
                 Moments::Bf16(m, v) => {
                     let p = &params[*param];
                     let stream = Philox::new(0, &format!("moments/{}", p.spec.name));
                     for (run, index) in runs(p, range.clone()) {
-                        let local = run.start - start..run.end - start;
                         // SAFETY: as above.
-                        let (m, v) = unsafe { (m.part(local.clone()), v.part(local)) };
+                        let (m, v) = unsafe { (m.part(of_m(&run)), v.part(of_v(&run))) };
                         let at = run.start - range.start;
                         widened(&stream, index, hyper.update, m, v, |r, m, v| {
                             let r = at + r.start..at + r.end;
@@ -182,13 +219,45 @@ impl<'a> Moments<'a> {
     }
 }
 
-/// The tensors of a unit cut to its slice and to tasks; a matching group changes decay and learning rate.
-fn spans(config: &OptimConfig, unit: &Unit) -> Vec<Span> {
+/// Where the moments of each tensor begin, as `Optimizer::begins` says it, and for how many second moments there is room.
+fn begin(unit: &Unit, muon: bool) -> (Vec<[Option<usize>; 2]>, usize) {
+    let first = Some(unit.slice.start);
+    if !muon {
+        return (vec![[first; 2]; unit.params.len()], unit.slice.len());
+    }
+    let has = |p: &&Placed| !is_matrix_of_block(&p.spec.name);
+    let mut len = 0;
+    let mut second = |p: &Placed| {
+        let own = own(&unit.slice, p);
+        let begin = own.start - len;
+        len += own.len();
+        begin
+    };
+    let begins = unit.params.iter().map(|p| [first, Some(p).filter(has).map(&mut second)]).collect();
+    // The most that any rank of the shard group has: then all need the same memory.
+    let each = unit.slice.len();
+    let of = |start| unit.params.iter().filter(has).map(|p| own(&(start..start + each), p).len()).sum();
+    (begins, (0..unit.len).step_by(each).map(of).max().unwrap_or(0))
+}
+
+/// The elements of a tensor in a slice of its unit.
+fn own(slice: &Range<usize>, p: &Placed) -> Range<usize> {
+    let all = p.range();
+    let start = all.start.max(slice.start);
+    start..all.end.min(slice.end).max(start)
+}
+
+/// The tensors of a unit cut to its slice and to tasks; a matching group changes decay and learning rate. With Muon not
+/// its matrices.
+fn spans(config: &OptimConfig, unit: &Unit, muon: bool) -> Vec<Span> {
     let mut spans = vec![];
     for (param, p) in unit.params.iter().enumerate() {
+        if muon && is_matrix_of_block(&p.spec.name) {
+            continue;
+        }
         let (weight_decay, lr_scale) = config.for_name(&p.spec.name);
-        let own = p.range().start.max(unit.slice.start)..p.range().end.min(unit.slice.end);
-        for start in (own.start..own.end).step_by(GRAIN) {
+        let own = own(&unit.slice, p);
+        for start in own.clone().step_by(GRAIN) {
             spans.push(Span { range: start..(start + GRAIN).min(own.end), weight_decay, lr_scale, param });
         }
     }

@@ -365,15 +365,15 @@ fn checkpoint_bytes(config: &RunConfig) -> u64 {
         Precision::F32 => (4, 0),
         Precision::Bf16 => (2, 4),
     };
+    let all = config.model.params();
+    let size = |moments| if moments == Precision::Bf16 { 2 } else { 4 };
     let moments = match config.optim.kind {
-        OptimKind::AdamW { moments, .. } | OptimKind::Adam { moments, .. } => match moments {
-            Precision::F32 => 8,
-            Precision::Bf16 => 4,
-        },
+        OptimKind::AdamW { moments, .. } | OptimKind::Adam { moments, .. } => 2 * all * size(moments),
+        OptimKind::Muon(muon) => (2 * all - config.model.block_matrix_params()) * size(muon.moments),
         OptimKind::Sgd { .. } => 0,
     };
     let ema = if config.optim.ema.is_some() { 4 } else { 0 };
-    config.model.params() * (weights + master + moments + ema)
+    all * (weights + master + ema) + moments
 }
 
 /// A minute for the update under way, and twice what a checkpoint takes at 100 MB/s, which shared file systems manage.

@@ -4,6 +4,7 @@
 use super::replica::Replica;
 use crate::comm::processes;
 use crate::device::{Category, DType};
+use crate::optim::Moment;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 use xxhash_rust::xxh3::Xxh3;
@@ -41,7 +42,7 @@ pub fn compare(r: &mut Replica, step: u64) -> Result<()> {
 fn items(r: &Replica) -> Vec<f64> {
     let mut items = vec![];
     for (i, unit) in r.params.units.iter().enumerate() {
-        for p in &unit.params {
+        for (n, p) in unit.params.iter().enumerate() {
             let place = (p.local.row * p.spec.cols + p.local.col) as f64;
             let mut item = |from: usize, parts: &[(&Tensor, std::ops::Range<usize>)]| {
                 let mut hash = Xxh3::new();
@@ -64,7 +65,10 @@ fn items(r: &Replica) -> Vec<f64> {
                 false => held.start - unit.slice.start..held.end - unit.slice.start,
             };
             let mut state = vec![(&unit.master, own.clone())];
-            state.extend(r.optim.moments.get(i).into_iter().flatten().map(|t| (t, own.clone())));
+            let moment = |which| r.optim.moment(which, i, n);
+            state.extend([Moment::First, Moment::Second].into_iter().filter_map(moment).map(|(t, start)| {
+                (t, if held.is_empty() { 0..0 } else { held.start - start..held.end - start })
+            }));
             state.extend(r.optim.ema.as_ref().map(|ema| (&ema.average[i], own.clone())));
             item(held.start - p.range().start, &state);
         }

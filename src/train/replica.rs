@@ -7,7 +7,7 @@ use crate::comm::Mesh;
 use crate::config::{EvalWeights, ModelConfig, OptimConfig, OptimKind};
 use crate::device::{DType, Device};
 use crate::model::Network;
-use crate::optim::{Optimizer, ema::Ema};
+use crate::optim::{Optimizer, Ranks, ema::Ema};
 use crate::params::{Accumulate, Dp, Flow, Params, Partial};
 use crate::tape::Recompute;
 
@@ -47,8 +47,9 @@ impl Replica {
         let tp = (mesh.tp.rank(), mesh.tp.size());
         let mesh = mesh.with_kv_copies(plan.model.kv_copies(tp.1))?;
         let (net, params) = Network::build(plan.model, &dev, plan.dtype, tp, dp, plan.seq_len);
-        let optim = Optimizer::new(&dev, plan.optim, &params);
         let (shard, replicate) = (mesh.shard.clone(), mesh.replicate.clone());
+        let ranks = Ranks { shard: shard.clone(), tp: mesh.tp.clone(), zero: plan.zero };
+        let optim = Optimizer::new(&dev, plan.optim, &params, &ranks);
         let &Plan { sequence_parallel, recompute, .. } = plan;
         let partial = Partial { tp: mesh.tp.clone(), kv: mesh.kv.clone(), sequence_parallel };
         let flow = Flow::new(shard, replicate, partial, plan.zero, plan.accumulate, params.units.len());

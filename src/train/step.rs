@@ -126,7 +126,7 @@ pub fn step_unless(
     let clip = update.clip.map_or(1.0, |most| (most / (grad_norm + 1e-6)).min(1.0));
     let hyper = Hyper { lr: update.lr, grad_scale: clip, update: update.step };
     r.fence();
-    r.optim.update(&r.dev, &mut r.params, hyper);
+    r.optim.update(&r.dev, &mut r.params, hyper)?;
     r.flow.updated(&mut r.params)?;
     Ok(Outcome { loss, ce, z, grad_norm, clip, vote, fault })
 }

@@ -20,11 +20,13 @@ pub struct Cell {
     pub sequence_parallel: bool,
     /// Llama by AdamW, else GPT-2 by SGD.
     pub llama: bool,
+    /// By Muon instead.
+    pub muon: bool,
 }
 
 impl Cell {
     /// The values that a pairwise cover pairs.
-    pub fn factors(&self) -> [usize; 8] {
+    pub fn factors(&self) -> [usize; 9] {
         [
             self.tp,
             self.dp / self.shard,
@@ -34,6 +36,7 @@ impl Cell {
             usize::from(self.recompute == Recompute::Full),
             usize::from(self.sequence_parallel),
             usize::from(self.llama),
+            usize::from(self.muon),
         ]
     }
 
@@ -42,7 +45,12 @@ impl Cell {
         let sums = if self.accumulate == Accumulate::Sharded { " sharded" } else { "" };
         let full = if self.recompute == Recompute::Full { " full" } else { "" };
         let rows = if self.sequence_parallel { " sp" } else { "" };
-        let model = if self.llama { "llama-adamw" } else { "gpt2-sgd" };
+        let model = match (self.llama, self.muon) {
+            (true, true) => "llama-muon",
+            (true, false) => "llama-adamw",
+            (false, true) => "gpt2-muon",
+            (false, false) => "gpt2-sgd",
+        };
         format!("{}x{shard}x{tp} zero{zero} micro{micro}{sums}{full}{rows} {model}", dp / shard)
     }
 
@@ -59,7 +67,7 @@ pub fn legal(ranks: usize) -> Vec<Cell> {
     let divisors = |n: usize| (1..=n).filter(move |d| n.is_multiple_of(*d));
     let mut cells = vec![];
     let both = [true, false];
-    for llama in both {
+    for (llama, muon) in both.into_iter().flat_map(|llama| both.map(|muon| (llama, muon))) {
         let heads = if llama { HEADS[0] } else { HEADS[1] };
         for tp in divisors(ranks).filter(|tp| heads.is_multiple_of(*tp)) {
             let dp = ranks / tp;
@@ -83,6 +91,7 @@ pub fn legal(ranks: usize) -> Vec<Cell> {
                                     recompute,
                                     sequence_parallel,
                                     llama,
+                                    muon,
                                 };
                                 cells.push(cell);
                             }

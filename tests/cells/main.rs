@@ -15,6 +15,8 @@ mod batch;
 mod cell;
 #[path = "../common/gather.rs"]
 mod gather;
+#[path = "../common/muon.rs"]
+mod muon;
 mod pairs;
 #[path = "../common/random.rs"]
 mod random;

@@ -3,6 +3,7 @@
 use crate::batch;
 use crate::cell::Cell;
 use crate::gather::{Part, all_gradients, all_weights};
+use crate::muon::muon;
 use crate::replica::{Setup, VOCAB, gpt2, llama};
 use espalier::Result;
 use espalier::comm::{Comm, Reduce, World};
@@ -69,11 +70,11 @@ pub struct Report {
 
 /// Trains in each cell. Collective over the world.
 pub fn cells(world: World, cells: &[Cell]) -> Result<Vec<Report>> {
-    let mut alone: HashMap<bool, Trace> = HashMap::new();
+    let mut alone: HashMap<(bool, bool), Trace> = HashMap::new();
     let mut twins: Vec<(Cell, String, u64)> = vec![];
     let mut reports = vec![];
     for cell in cells {
-        let want = alone.entry(cell.llama).or_insert_with(|| {
+        let want = alone.entry((cell.llama, cell.muon)).or_insert_with(|| {
             let one =
                 Cell { dp: 1, tp: 1, shard: 1, zero: 0, micro: 1, sequence_parallel: false, ..cell.twin() };
             setup(&one).run(|r| train(r, &one, batch_size(world.size()))).remove(0)
@@ -136,7 +137,11 @@ fn setup(cell: &Cell) -> Setup {
     // With the usual ε, first updates of AdamW are lr · g / |g| and amplify the rounding of tiny gradients.
     let adamw =
         OptimKind::AdamW { betas: [0.9, 0.95], eps: 1e-3, weight_decay: 0.1, moments: Precision::F32 };
-    let kind = if cell.llama { adamw } else { OptimKind::Sgd { weight_decay: 0.01 } };
+    let kind = match (cell.llama, cell.muon) {
+        (_, true) => muon(),
+        (true, false) => adamw,
+        (false, false) => OptimKind::Sgd { weight_decay: 0.01 },
+    };
     let Cell { dp, tp, shard, zero, accumulate, recompute, sequence_parallel, .. } = *cell;
     Setup {
         kind,
@@ -153,7 +158,7 @@ fn setup(cell: &Cell) -> Setup {
 }
 
 fn train(r: &mut Replica, cell: &Cell, batch: usize) -> Result<Trace> {
-    let lr = if cell.llama { 3e-4 } else { 0.1 };
+    let lr = if cell.llama || cell.muon { 3e-4 } else { 0.1 };
     let mut trace = Trace { losses: vec![], norms: vec![], looks: vec![] };
     for i in 0..STEPS {
         let batches = micro_batches(r, i, cell, batch);

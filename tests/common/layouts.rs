@@ -165,7 +165,8 @@ pub fn rewrite(world: &World, root: &Path) -> Result<()> {
         let position = resume::load(&config, &start, &mut r)?;
         let (cursor, numbers) = (resume::cursor(&start)?, resume::numbers(&start)?);
         let again = dir.join("again");
-        resume::write(&again, &config, &domains, &r, position, cursor.as_ref(), &numbers, 0.0)?;
+        let saving = resume::begin(&again, &config, &domains, &r, position, cursor.as_ref(), &numbers, 0.0)?;
+        saving.finish(&|| world.barrier("checkpoint"))?;
     }
     Ok(())
 }

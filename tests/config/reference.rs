@@ -32,6 +32,8 @@ fn setting(path: &str) -> &'static [&'static str] {
         "model.rope.scaling" => &["model.rope.scaling={ factor = 8.0, original_max = 64 }"],
         "optim.sgd" => &["optim.sgd={}"],
         "optim.adam" => &["optim.adam={}"],
+        "optim.muon" => &["optim.muon={}"],
+        "optim.muon.adamw" => &["optim.muon={}"],
         "optim.ema" => &["optim.ema={ decay = 0.9 }"],
         "phase.*.batch_ramp" => &["phase.0.batch_ramp={ from = 2, by = 2, samples = 100 }"],
         "optim.group.*" => &["optim.group=[{ match = [\"*\"], lr_scale = 0.5 }]"],
@@ -92,7 +94,7 @@ fn a_list_is_refused_with_what_the_schema_says_of_its_entries() {
             seen += 1;
         }
     });
-    assert_eq!(seen, 6);
+    assert_eq!(seen, 7);
 }
 
 #[test]

@@ -5,7 +5,11 @@ use super::{LEAST, message};
 /// A `--set` over `LEAST`, the problem named in the answer, and the remedy.
 const WRONG_SETS: &[(&str, &str, &str)] = &[
     ("run.seqlen=3", "run.seqlen: unknown key `seqlen`, nearest is `seq_len`", "allowed here: dir, seed"),
-    ("optim.lr=1e-4", "unknown key `lr` here, it belongs in `phase.N.lr`", "adamw, adam, sgd, clip, group"),
+    (
+        "optim.lr=1e-4",
+        "unknown key `lr` here, it belongs in `phase.N.lr`",
+        "adamw, adam, sgd, muon, clip, group",
+    ),
     ("modle.dim=3", "nearest is `model`", "schema, eval"),
     ("phase.0.lr.0.knid=const", "nearest is `kind`", "phase.0.lr.0.knid"),
     ("phase.3.tokens=5", "`phase` is a list of 1 and `3` is none of them", "numbered from 0"),
@@ -81,6 +85,12 @@ const WRONG_SETS: &[(&str, &str, &str)] = &[
     ("eval={ on = [\"web\"], weights = \"ema\" }", "no average of the weights is kept", "optim.ema"),
     ("optim.adam={ decay = 1 }", "unknown key `decay`", "weight_decay"),
     ("optim={ adam = {}, adamw = {} }", "adamw and adam are both given", "keep one"),
+    ("optim={ muon = {}, adamw = {} }", "adamw and muon are both given", "keep one"),
+    ("optim.muon={ momentum = 1 }", "1.0 is out of range", "at least 0 and less than 1"),
+    ("optim.muon={ steps = 0 }", "0 is out of range", "from 1 to 20"),
+    ("optim.muon={ adjust = \"rms\" }", "unknown value \"rms\"", "match_rms_adamw, original"),
+    ("optim.muon={ lr = 0.02 }", "unknown key `lr` here, it belongs in `phase.N.lr`", "momentum, nesterov"),
+    ("optim.muon={ adamw = { moments = \"bf16\" } }", "unknown key `moments` here", "betas, eps"),
     ("optim={ adam = {}, sgd = {} }", "adam and sgd are both given", "keep one"),
     ("optim.group=[{ match = [\"a\"] }]", "changes nothing", "lr_scale"),
     ("checkpoint.every=500", "this is the integer 500", "\"500 steps\""),

@@ -1,6 +1,7 @@
 //! An update that is withheld changes nothing on any rank; and what ranks hold alike is compared.
 
 use super::batch::rows;
+use super::muon::muon;
 use super::replica::{SEQ_LEN, Setup, VOCAB, llama};
 use espalier::Result;
 use espalier::device::DType;
@@ -36,8 +37,10 @@ fn update(r: &mut Replica, n: u64, broken: bool) -> Result<bool> {
 
 #[test]
 fn a_withheld_update_leaves_every_bit_on_every_rank_and_the_next_is_made_as_if_it_had_not_been() {
+    let adamw = Setup::solo(llama()).kind;
     for (zero, dtype) in (0..=3).flat_map(|zero| [(zero, DType::F32), (zero, DType::Bf16)]) {
-        let setup = Setup { dp: 2, zero, dtype, ..Setup::solo(llama()) };
+        let kind = if zero == 1 { muon() } else { adamw };
+        let setup = Setup { dp: 2, zero, dtype, kind, ..Setup::solo(llama()) };
         let calm = setup.run(|r| {
             assert!(update(r, 0, false)? && update(r, 2, false)?);
             state(r)
@@ -96,6 +99,7 @@ fn a_bit_that_flips_on_one_rank_is_found_and_named_on_all() {
         (Setup { dp: 2, zero: 1, dtype: DType::Bf16, ..base.clone() }, 1, false, 0),
         (Setup { dp: 4, zero: 2, ..base.clone() }, 0, false, 1),
         (Setup { tp: 2, ..base.clone() }, 1, true, 0),
+        (Setup { dp: 4, shard: 2, zero: 1, kind: muon(), ..base.clone() }, 3, false, 0),
     ] {
         let (tensor, said) = flipped(&setup, rank, replicated, false);
         let want =

@@ -11,7 +11,7 @@ use crate::comm::run_ranks;
 use crate::config::{ModelConfig, OptimConfig, OptimKind, Positions, Precision};
 use crate::device::{DType, Device, Elem};
 use crate::model::Network;
-use crate::optim::Optimizer;
+use crate::optim::{self, Optimizer};
 use crate::params::{Dp, ParamSpec, Params, Placed};
 use crate::rng::Philox;
 use half::bf16;
@@ -129,7 +129,7 @@ pub fn replica(
     let dp = Dp { rank: dp_rank % shard, size: shard, zero: ranks.zero, replica };
     let dev = Device::cpu(1);
     let (_, mut params) = Network::build(model, &dev, dtype, tp, dp, 8);
-    let mut optim = Optimizer::new(&dev, &adamw(), &params);
+    let mut optim = Optimizer::new(&dev, &adamw(), &params, &optim::Ranks::solo());
     if filled {
         optim.t = 7;
         for (u, [m, v]) in params.units.iter_mut().zip(&mut optim.moments) {

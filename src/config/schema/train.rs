@@ -3,16 +3,17 @@
 use super::{
     ATTENTION, DECAY, EVALUATION, Key, PRECISION, Table, Takes, Z_LOSS, key, may, need, sizes, whole, words,
 };
-use crate::config::{read, read_phase};
+use crate::config::{muon, read, read_phase};
 
 pub(super) const OPTIM: Table = Table {
     path: "optim",
     head: "[optim]",
-    about: "One of `adamw`, `adam` and `sgd`.",
+    about: "One of `adamw`, `adam`, `sgd` and `muon`.",
     keys: &[
         may("adamw", Takes::Table, "its defaults, without another", "AdamW with decoupled decay."),
         may("adam", Takes::Table, "not used", "Adam with coupled decay, as torch's `Adam`."),
         may("sgd", Takes::Table, "not used", "Plain SGD."),
+        may("muon", Takes::Table, "not used", "Muon for the matrices of blocks, AdamW for the rest."),
         key("clip", Takes::Number("a number > 0 or \"none\""), "1.0", "Largest norm of the whole gradient."),
         key(
             "group",
@@ -88,6 +89,41 @@ pub(super) const OPTIM_SGD: Table = Table {
     head: "optim.sgd = { .. }",
     about: "",
     keys: &[key("weight_decay", DECAY, "0.0", "Decoupled: multiplied by the learning rate.")],
+};
+
+pub(super) const OPTIM_MUON: Table = Table {
+    path: "optim.muon",
+    head: "optim.muon = { .. }",
+    about: "The momentum of each matrix of a block (`attn.q|k|v|o`, `mlp.gate|up|down`) is made nearly orthogonal by a \
+            Newton-Schulz iteration, in f32, and subtracted from the matrix. Embeddings, head, norms and biases have \
+            AdamW. One learning rate serves both; `group` goes by names as ever.",
+    keys: &[
+        key(
+            "momentum",
+            Takes::Number("a number of at least 0 and less than 1"),
+            "0.95",
+            "Decay of the momentum.",
+        ),
+        key("nesterov", Takes::Bool, "true", "Whether the gradient is counted once more on top of it."),
+        key("steps", sizes(&muon::STEPS), "5", "Of the iteration."),
+        key("weight_decay", DECAY, "0.1", "Of the matrices; decoupled: multiplied by the learning rate."),
+        key(
+            "adjust",
+            Takes::Words(|| words(muon::ADJUST)),
+            "\"match_rms_adamw\"",
+            "What a matrix's learning rate is multiplied by: 0.2 √max(rows, cols), for rates as AdamW has them, or \
+             (`original`) √max(1, rows/cols), for rates near 0.02.",
+        ),
+        key("moments", PRECISION, "\"f32\"", "Type of the momentum and of AdamW's moments."),
+        may("adamw", Takes::Table, "its defaults", "For all other tensors."),
+    ],
+};
+
+pub(super) const OPTIM_MUON_ADAMW: Table = Table {
+    path: "optim.muon.adamw",
+    head: "optim.muon.adamw = { .. }",
+    about: "",
+    keys: &[BETAS, EPS, key("weight_decay", DECAY, "0.1", "Decoupled: multiplied by the learning rate.")],
 };
 
 pub(super) const OPTIM_GROUP: Table = Table {
