@@ -180,6 +180,9 @@ mod tests {
                 let w: Vec<f64> =
                     (0..n).map(|i| shift * v[i] - (0..n).map(|j| g[i * n + j] * v[j]).sum::<f64>()).collect();
                 value = w.iter().map(|w| w * w).sum::<f64>().sqrt();
+                if value == 0.0 {
+                    break; // of one singular value nothing is left
+                }
                 v = w.iter().map(|w| w / value).collect();
             }
             value
