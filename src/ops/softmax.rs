@@ -24,9 +24,14 @@ pub(super) fn softmax<T: Elem>(
     let stat = |cols| row_stats(dev, n, cols, A::<T>::DTYPE);
     let (mut max, mut sums) = (stat(1), stat(2));
     let (logits, nll) = (Shared::new(logits), Shared::new(nll));
-    // SAFETY, of all parts below: each row is one task's.
-    let logits_of = |i: usize| unsafe { logits.part(i * v..(i + 1) * v) };
-    let nll_of = |i: usize| unsafe { &mut nll.part(i..i + 1)[0] };
+    let logits_of = |i: usize| {
+        // SAFETY: each row is one task's.
+        unsafe { logits.part(i * v..(i + 1) * v) }
+    };
+    let nll_of = |i: usize| {
+        // SAFETY: as above.
+        unsafe { &mut nll.part(i..i + 1)[0] }
+    };
     let each_row = |f: &(dyn Fn(usize) + Sync)| dev.pool().ranges(n, 8, |rows| rows.for_each(f));
     if tp.size() == 1 {
         // A row is read from memory once and written once.

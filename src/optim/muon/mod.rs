@@ -163,8 +163,10 @@ impl Muon {
             nesterov: self.rule.nesterov,
             scale: hyper.grad_scale as f32,
         };
-        // SAFETY (of both): ranges of different tasks are disjoint.
-        let part = |r: Range<usize>| u.as_ref().map(|u| unsafe { u.part(r) });
+        let part = |r: Range<usize>| {
+            // SAFETY: ranges of different tasks are disjoint.
+            u.as_ref().map(|u| unsafe { u.part(r) })
+        };
         if momentum.dtype() == DType::F32 {
             let m = Shared::new(&mut momentum.data_mut::<f32>()[held]);
             dev.pool().ranges(own.len(), GRAIN, |r| {

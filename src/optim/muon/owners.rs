@@ -116,14 +116,14 @@ fn round(params: &Params, units: &[usize], place: Place) -> Round {
     let cells: Vec<Vec<usize>> = (0..place.tp.1).map(|r| of(&|o| o == (s, r))).collect();
     let mut shard_slot = 0;
     let mut tp_slot = 0;
-    for r in 0..place.tp.1 {
+    for (r, of_rank) in boxes.iter().enumerate() {
         for (to, column) in columns.iter().enumerate() {
             for from in 0..place.shard.1 {
                 shard_slot = shard_slot.max(column.iter().map(|&k| piece(k, from, r).len()).sum());
             }
             for r_to in 0..place.tp.1 {
                 let owned = column.iter().filter(|&&k| matrices[k].owner == (to, r_to));
-                tp_slot = tp_slot.max(owned.map(|&k| len(&boxes[r][k])).sum());
+                tp_slot = tp_slot.max(owned.map(|&k| len(&of_rank[k])).sum());
             }
         }
     }
@@ -246,10 +246,10 @@ mod tests {
                     let boxes = &at(m.owner.0, m.owner.1).matrices[k].boxes;
                     let needed = boxes.iter().filter(|b| b.2).map(|(b, ..)| len(b)).sum::<usize>();
                     assert_eq!((boxes.len(), needed), (tp, values), "{shards} x {tp}: matrix {k}");
-                    for r in 0..tp {
+                    for (r, part) in boxes.iter().enumerate() {
                         let own = |s: usize| at(s, r).matrices[k].own.len();
                         let sent: usize = (0..shards).filter(|&s| zero > 0 || s == m.owner.0).map(own).sum();
-                        assert_eq!(sent, len(&boxes[r].0), "{shards} x {tp}, box {r} of matrix {k}");
+                        assert_eq!(sent, len(&part.0), "{shards} x {tp}, box {r} of matrix {k}");
                     }
                 }
                 for (s, r) in (0..shards).flat_map(|s| (0..tp).map(move |r| (s, r))) {
