@@ -33,26 +33,29 @@ pub fn bf16_dot_peak(pool: &Pool) -> Option<f64> {
     None
 }
 
-/// Whether a core does more multiply-adds as dot products of bf16 pairs than in f32: looked up once, in less than a
+/// Whether a core does more multiply-adds as dot products of bf16 pairs than in f32: looked up once, in a
 /// millisecond. Either way gives the same bits, so a mistake on a busy machine costs speed alone.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn dots_are_faster() -> bool {
     static FASTER: OnceLock<bool> = OnceLock::new();
     const FEW: usize = 1 << 13;
-    let quickest = |work: &dyn Fn()| {
-        let time = |_| {
-            let began = Instant::now();
-            work();
-            began.elapsed()
-        };
-        (0..5).map(time).min().expect("five attempts")
+    let time = |work: &dyn Fn()| {
+        let began = Instant::now();
+        work();
+        began.elapsed()
+    };
+    // In turn, and many times: wide vectors take a while to wake up, and others may use the core.
+    let both = |_| {
+        // SAFETY: asked only where the machine has the feature.
+        let dots = time(&|| unsafe { super::x86::bf16_dots(FEW) });
+        (dots, time(&|| <Portable as Kernel<f32>>::enter(MultiplyAdds { steps: FEW })))
     };
     *FASTER.get_or_init(|| {
         is_x86_feature_detected!("avx512bf16") && {
-            // SAFETY: the machine has the feature.
-            let dots = quickest(&|| unsafe { super::x86::bf16_dots(FEW) });
+            let times: Vec<_> = (0..20).map(both).collect();
+            let dots = times.iter().map(|t| t.0).min().expect("attempts");
             // A dot is two multiply-adds.
-            dots < 2 * quickest(&|| <Portable as Kernel<f32>>::enter(MultiplyAdds { steps: FEW }))
+            dots < 2 * times.iter().map(|t| t.1).min().expect("attempts")
         }
     })
 }
