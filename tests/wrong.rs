@@ -270,3 +270,21 @@ fn a_run_that_memory_does_not_hold_is_refused_before_it_begins() {
         assert!(!dir.path().join("large/metrics.jsonl").exists(), "it began");
     }
 }
+
+#[test]
+fn a_limit_of_vectors_that_means_nothing_is_refused_before_anything_runs() {
+    let start = |limit: &str| {
+        let mut c = Command::new(env!("CARGO_BIN_EXE_espalier"));
+        let out = c.args(["completions", "bash"]).env("ESPALIER_SIMD", limit).output();
+        out.expect("the program starts")
+    };
+    let out = start("sse");
+    let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!((out.status.code(), text.lines().count()), (Some(2), 1), "{text}");
+    for part in ["ESPALIER_SIMD", "\"sse\"", "portable, avx2 or avx512"] {
+        assert!(text.contains(part), "{text}");
+    }
+    for limit in ["", "portable", "avx2", "avx512"] {
+        assert!(start(limit).status.success(), "{limit}");
+    }
+}
