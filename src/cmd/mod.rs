@@ -23,6 +23,7 @@ use clap::{Parser, Subcommand};
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
+use std::time::Duration;
 
 #[derive(Parser)]
 #[command(
@@ -129,6 +130,9 @@ pub fn main(parsed: std::result::Result<Cli, clap::Error>) -> i32 {
             let announced = launch::discover(|name| std::env::var(name).ok()).ok().flatten();
             if announced.and_then(|a| a.rank).is_none_or(|rank| rank == 0) {
                 let _ = e.print(); // nobody listens
+            } else if e.exit_code() != 0 {
+                // A launcher ends all when the first fails, which must not be one that says nothing.
+                std::thread::sleep(Duration::from_secs(1));
             }
             e.exit_code()
         }

@@ -4,8 +4,8 @@
 //!
 //! MPI wants places to read and to write that do not overlap, so a copy lies in staging.
 
+use super::cut::part;
 use super::ffi::{Link, Outcome, Request};
-use super::flight::part;
 use super::wire::SMALL;
 use crate::comm::call::Call;
 use crate::comm::{Job, Kind};

@@ -2,7 +2,7 @@
 //! hangs.
 
 use super::UNIVERSE;
-use super::engine::{Engine, Token};
+use super::engine::{Engine, LOST, Token};
 use super::process::Process;
 use super::wire::Control;
 use crate::{Error, Result};
@@ -23,7 +23,7 @@ pub fn end(process: &Process, result: &Result<()>) -> i32 {
     let (heard, told) = {
         let mut engine = process.engine();
         if !calm {
-            engine.lose(rank, text.clone());
+            engine.lose(rank, code, text.clone());
         }
         let by_others = engine.lost.as_ref().is_some_and(|lost| lost.heard);
         (by_others && matches!(result, Err(Error::RankLost { .. })), engine.told)
@@ -68,11 +68,11 @@ pub fn end(process: &Process, result: &Result<()>) -> i32 {
     let engine = process.engine();
     // Who only heard of a failure ends like the one that failed.
     let lost = engine.lost.as_ref().filter(|_| heard || calm);
-    let theirs = lost.map(|lost| engine.peers[lost.rank].end.as_ref().map_or(5, |end| end.0));
+    let theirs = lost.map(|lost| engine.peers[lost.rank].end.as_ref().map_or(lost.code, |end| end.0));
     let code = match theirs {
-        Some(0) => 5,
+        Some(0) => LOST,
         Some(theirs) => theirs,
-        None if !all && code == 0 => 5,
+        None if !all && code == 0 => LOST,
         None => code,
     };
     // What a failed run left under way would keep MPI from ending.

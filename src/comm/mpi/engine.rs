@@ -33,6 +33,8 @@ pub enum Token {
 pub struct Wires {
     pub data: Link,
     pub requests: Requests<Token>,
+    /// Chunks under way over a network.
+    pub far: u32,
     /// How many tags a group has, in bits: stage and sequence.
     tag_bits: u32,
     spare: Vec<Vec<u64>>,
@@ -43,7 +45,7 @@ const SEQUENCES: u32 = 8;
 
 impl Wires {
     pub fn new(data: Link) -> Wires {
-        Wires { data, requests: Requests::new(), tag_bits: data.most_tag().ilog2(), spare: vec![] }
+        Wires { data, requests: Requests::new(), far: 0, tag_bits: data.most_tag().ilog2(), spare: vec![] }
     }
     /// Groups that can be told apart.
     pub fn groups(&self) -> u64 {
@@ -78,10 +80,15 @@ pub struct Peer {
     pub end: Option<(i32, String)>,
 }
 
+/// Exit code of a run that lost a rank.
+pub const LOST: i32 = 5;
+
 /// Who ended the run.
 #[derive(Clone, Debug)]
 pub struct Lost {
     pub rank: usize,
+    /// Exit code of all who only heard of it.
+    pub code: i32,
     pub problem: String,
     /// Another rank said it.
     pub heard: bool,
@@ -93,6 +100,8 @@ pub struct Engine {
     rank: usize,
     /// By number; None where a number is free.
     flights: Vec<Option<Box<Flight>>>,
+    /// Numbers of flights, in the order in which they began: what began first goes first.
+    order: Vec<usize>,
     /// Not done or failed.
     pub active: usize,
     pub peers: Box<[Peer]>,
@@ -113,6 +122,7 @@ impl Engine {
             control,
             rank,
             flights: vec![],
+            order: vec![],
             active: 0,
             peers: vec![Peer::default(); size].into(),
             lost: None,
@@ -148,26 +158,26 @@ impl Engine {
     }
 
     /// Ends the run, unless it has ended, and tells all ranks. True if it did.
-    pub fn lose(&mut self, rank: usize, problem: String) -> bool {
+    pub fn lose(&mut self, rank: usize, code: i32, problem: String) -> bool {
         if self.lost.is_some() {
             return false;
         }
-        self.tell(&Control::Lost { rank, problem: problem.clone() });
-        self.lost = Some(Lost { rank, problem, heard: false });
+        self.tell(&Control::Lost { rank, code, problem: problem.clone() });
+        self.lost = Some(Lost { rank, code, problem, heard: false });
         true
     }
 
     fn hear(&mut self, from: usize, message: Control) {
         match message {
-            Control::Lost { rank, problem } => {
-                self.lost.get_or_insert(Lost { rank, problem, heard: true });
+            Control::Lost { rank, code, problem } => {
+                self.lost.get_or_insert(Lost { rank, code, problem, heard: true });
             }
             Control::Done { run } => {
                 (self.peers[from].done, self.peers[from].done_at) = (run, Some(Instant::now()));
             }
             Control::End { code, text } => {
                 if code != 0 {
-                    let lost = Lost { rank: from, problem: text.clone(), heard: true };
+                    let lost = Lost { rank: from, code, problem: text.clone(), heard: true };
                     self.lost.get_or_insert(lost);
                 }
                 self.peers[from].end = Some((code, text));
@@ -182,6 +192,8 @@ impl Engine {
             self.flights.len() - 1
         });
         self.active += 1;
+        self.order.retain(|&other| other != id);
+        self.order.push(id);
         let mut flight = Box::new(flight);
         let begun = flight.begin(id as u32, &mut self.wires);
         self.keep(id, flight);
@@ -213,6 +225,7 @@ impl Engine {
                 }
                 Token::Flight(id, event) => {
                     let flight = self.flights[id as usize].as_mut().expect("it has requests");
+                    self.wires.far -= (matches!(event, Event::Out(..)) && flight.cut.matched) as u32;
                     trouble = trouble.or(flight.on(event).err());
                     if let Event::Head(p) = event
                         && let Some(call) = flight.head(p)
@@ -225,8 +238,10 @@ impl Engine {
         }
         self.done = done;
         if any {
-            for id in 0..self.flights.len() {
+            for id in std::mem::take(&mut self.order) {
+                // A number that nobody has is forgotten.
                 let Some(mut flight) = self.flights[id].take() else { continue };
+                self.order.push(id);
                 if flight.stage == Stage::Moving {
                     trouble = trouble.or(flight.advance(id as u32, &mut self.wires).err());
                     self.keep(id, flight);
@@ -236,7 +251,7 @@ impl Engine {
             }
         }
         if let Some(problem) = trouble {
-            self.lose(self.rank, format!("MPI failed: {problem}"));
+            self.lose(self.rank, LOST, format!("MPI failed: {problem}"));
         }
         any
     }

@@ -75,13 +75,32 @@ impl Link {
     /// # Safety
     /// The bytes stay valid and unchanged until the request is done.
     pub unsafe fn send(self, at: *const u8, bytes: usize, to: usize, tag: c_int) -> Outcome<Request> {
+        // SAFETY: the caller's promise.
+        unsafe { self.send_as(at, bytes, to, tag, false) }
+    }
+    /// If `matched`, it is done no sooner than the receiver has a place for it.
+    ///
+    /// # Safety
+    /// As for `send`.
+    pub unsafe fn send_as(
+        self,
+        at: *const u8,
+        bytes: usize,
+        to: usize,
+        tag: c_int,
+        matched: bool,
+    ) -> Outcome<Request> {
         assert!(bytes <= c_int::MAX as usize, "{bytes} bytes in one message");
         // SAFETY: the caller's promise.
         unsafe {
             let mut request = ffi::RSMPI_REQUEST_NULL;
             let byte = ffi::RSMPI_UINT8_T;
             let (at, bytes, to) = (at.cast::<c_void>(), bytes as c_int, to as c_int);
-            check(ffi::MPI_Isend(at, bytes, byte, to, tag, self.0, &mut request), "MPI_Isend")?;
+            if matched {
+                check(ffi::MPI_Issend(at, bytes, byte, to, tag, self.0, &mut request), "MPI_Issend")?;
+            } else {
+                check(ffi::MPI_Isend(at, bytes, byte, to, tag, self.0, &mut request), "MPI_Isend")?;
+            }
             Ok(Request(request))
         }
     }

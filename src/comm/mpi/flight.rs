@@ -10,6 +10,7 @@
 //! by then: its receive is posted when their send is done.
 
 use super::by_library;
+use super::cut::{Cut, FAR, NEAR, most, part};
 use super::engine::{Event, Token, Wires};
 use super::ffi::Outcome;
 use super::group::Group;
@@ -23,13 +24,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What is summed at a time, bytes, and what all staging together may be before chunks get smaller.
-const CHUNK: usize = 512 << 10;
-const STAGING: usize = 8 << 20;
-/// What is moved at a time without a sum.
-const MESSAGE: usize = 1 << 20;
-/// Chunks of a rank in staging.
-pub(super) const SLOTS: usize = 2;
 /// A head and what goes along, in words of eight bytes.
 pub(super) const SLOT: usize = (HEAD + SMALL) / 8;
 
@@ -76,6 +70,9 @@ pub struct Flight {
     pub(super) peers: Box<[Peer]>,
     /// Values of a chunk.
     pub(super) chunk: usize,
+    /// Chunks of each other rank that staging holds.
+    pub(super) slots: usize,
+    pub(super) cut: Cut,
     staging: Option<Buffer>,
     /// Chunks of the own slice that are summed.
     pub(super) summed: u32,
@@ -87,37 +84,6 @@ pub struct Flight {
 }
 // SAFETY: `base` points into `values`, which the flight owns and MPI alone touches while requests are open.
 unsafe impl Send for Flight {}
-
-/// Largest part, in bytes, that one rank needs of another.
-pub fn part(call: &Call, n: usize) -> usize {
-    match call.kind {
-        Kind::AllReduce | Kind::Broadcast | Kind::Split => call.bytes(),
-        Kind::ReduceScatter | Kind::AllGather | Kind::AllToAll => call.bytes() / n,
-        Kind::Barrier => 0,
-    }
-}
-
-/// Values of a chunk, and bytes of staging.
-fn sizes(call: &Call, n: usize, largest: usize) -> (usize, usize) {
-    if n == 1 || part(call, n) <= SMALL {
-        return (0, 0);
-    }
-    let slots = SLOTS * (n - 1);
-    let longest = call.slice(0, n).len();
-    let bytes = match call.kind {
-        Kind::AllReduce | Kind::ReduceScatter | Kind::AllToAll => {
-            let chunk = CHUNK.min(STAGING / slots).min(largest).max(64) / 64 * 64;
-            chunk.min((longest * call.dtype.bytes()).next_multiple_of(64))
-        }
-        _ => return (MESSAGE.min(largest).max(64) / 64 * 64 / call.dtype.bytes(), 0),
-    };
-    (bytes / call.dtype.bytes(), slots * bytes)
-}
-
-/// Bytes that a collective takes besides its buffer while it is under way, on one of n ranks.
-pub fn staging(call: &Call, n: usize) -> usize {
-    sizes(call, n, MESSAGE).1
-}
 
 impl Flight {
     /// `largest`: bytes of a message at most.
@@ -132,10 +98,14 @@ impl Flight {
         let library = group.library.is_some()
             && by_library::does(&call, n)
             && group.process.share().has(&group.axis, &call);
-        let (chunk, mut staged) = if possible && !library { sizes(&call, n, largest) } else { (0, 0) };
-        if library {
-            staged = by_library::staging(&call, n);
-        }
+        let cut = if group.spans_hosts() { FAR } else { NEAR };
+        let ours = possible && !library;
+        let (chunk, slots) = if ours { cut.sizes(&call, n, largest) } else { (0, 0) };
+        let staged = match (library, ours) {
+            (true, _) => by_library::staging(&call, n),
+            (_, true) => most(&call, n, largest),
+            _ => 0,
+        };
         let staging = match &values {
             Values::Tensor(t) if staged > 0 => Some(t.staging(staged)),
             _ => None,
@@ -153,6 +123,8 @@ impl Flight {
             inbox: vec![],
             peers: vec![Peer::default(); n].into(),
             chunk,
+            slots,
+            cut,
             staging,
             summed: 0,
             open: 0,

@@ -1,5 +1,6 @@
 //! A group of ranks over MPI, and its collectives.
 
+use super::engine::LOST;
 use super::ffi::Link;
 use super::flight::Values;
 use super::process::Process;
@@ -56,6 +57,11 @@ impl Group {
     }
     pub fn next(&self) -> u64 {
         self.sequence.fetch_add(1, SeqCst)
+    }
+    /// Whether a network lies between some of its ranks.
+    pub fn spans_hosts(&self) -> bool {
+        let places = &self.process.places;
+        self.members.iter().any(|&r| places[r].host != places[self.process.rank].host)
     }
     /// A collective for the library: its turn.
     pub fn queue(&self) -> u64 {
@@ -238,7 +244,7 @@ impl Comm for Mpi {
         Ok(Arc::new(Mpi::new(part)))
     }
     fn abort(&self, reason: &str) {
-        self.group.process.engine().lose(self.group.process.rank, reason.into());
+        self.group.process.engine().lose(self.group.process.rank, LOST, reason.into());
     }
     fn traffic(&self) -> Traffic {
         self.traffic.read()

@@ -1,9 +1,6 @@
 //! Which chunks of one transfer, from one rank to another, are posted and done. Several are under way at a time and
 //! may end in any order; what follows them wants to know how many are done from the first on.
 
-/// Most chunks of a lane under way; a power of two would be no better.
-pub const WINDOW: u32 = 4;
-
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lane {
     /// All chunks.

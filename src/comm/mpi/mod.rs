@@ -9,6 +9,7 @@
 //! MPI is a matter of the whole process, and so is what is here: `start` once, then `run`s, then `end`.
 
 mod by_library;
+mod cut;
 mod end;
 mod engine;
 mod ffi;
@@ -33,7 +34,7 @@ use super::threads::guarded;
 use super::{Job, Kind, Reduce, Setup, World};
 use crate::config::Reductions;
 use crate::{Error, Result};
-use engine::Engine;
+use engine::{Engine, LOST};
 use ffi::Link;
 use group::{Group, Mpi};
 use mpi::Threading;
@@ -98,15 +99,15 @@ pub fn start(announced: &Announced) -> Result<()> {
 /// What a collective takes besides its buffer.
 pub fn staging(reductions: Reductions) -> Staging {
     match reductions {
-        Reductions::Ordered => flight::staging,
+        Reductions::Ordered => cut::staging,
         Reductions::Library => |call, n| match by_library::does(call, n) {
             true => by_library::staging(call, n),
-            false => flight::staging(call, n),
+            false => cut::staging(call, n),
         },
         // Whichever it will be.
         Reductions::Fastest => |call, n| match by_library::does(call, n) {
-            true => by_library::staging(call, n).max(flight::staging(call, n)),
-            false => flight::staging(call, n),
+            true => by_library::staging(call, n).max(cut::staging(call, n)),
+            false => cut::staging(call, n),
         },
     }
 }
@@ -150,12 +151,17 @@ pub fn run<R>(process: &Arc<Process>, setup: &Setup, f: impl FnOnce(World) -> Re
     match &result {
         // All ranks stop together.
         Ok(_) | Err(Error::Requeue { .. } | Error::Stopped { .. }) => {}
-        Err(Error::RankLost { rank, problem }) => drop(process.engine().lose(*rank, problem.clone())),
-        Err(e) => drop(process.engine().lose(process.rank, e.to_string())),
+        Err(e) => {
+            let (rank, problem) = match e {
+                Error::RankLost { rank, problem } => (*rank, problem.clone()),
+                e => (process.rank, e.to_string()),
+            };
+            process.engine().lose(rank, e.exit_code(), problem);
+        }
     }
     let unwaited = process.unwaited().take();
     if let Some(what) = unwaited {
-        process.engine().lose(process.rank, format!("dropped {what}, without waiting for it"));
+        process.engine().lose(process.rank, LOST, format!("dropped {what}, without waiting for it"));
     }
     process.engine().tell(&Control::Done { run });
     let (rank, own) = (process.rank, &process.places[process.rank]);
@@ -182,7 +188,7 @@ pub fn run<R>(process: &Arc<Process>, setup: &Setup, f: impl FnOnce(World) -> Re
             };
             crate::terminal::say(&format!("espalier: rank {r}: {problem}"));
             engine.told = true;
-            engine.lose(r, problem);
+            engine.lose(r, LOST, problem);
         }
         None
     });

@@ -2,10 +2,10 @@
 //! what came along with the heads.
 
 use super::by_library;
+use super::cut::is_staged;
 use super::engine::{Event, Token, Wires};
 use super::ffi::Outcome;
-use super::flight::{Flight, SLOT, SLOTS, Values};
-use super::lane::WINDOW;
+use super::flight::{Flight, SLOT, Values};
 use super::wire::HEAD;
 use crate::comm::Kind;
 use crate::comm::call::Call;
@@ -18,7 +18,7 @@ impl Flight {
         let (me, rank) = (self.group.me, self.group.members[p]);
         // Before its head is here, p's messages may not be what they should.
         let agreed = self.heads[p].as_ref() == Some(&self.call);
-        let staged = matches!(self.call.kind, Kind::AllReduce | Kind::ReduceScatter | Kind::AllToAll);
+        let staged = is_staged(self.call.kind);
         // A broadcast hands on what has arrived.
         let parent = if self.call.kind == Kind::Broadcast { self.parent(me) } else { None };
         let ready = parent.map_or(u32::MAX, |q| self.peers[q].into[0].done);
@@ -26,22 +26,26 @@ impl Flight {
             let s = stage as usize;
             let tag = wires.tag(&self.group, self.sequence, stage);
             let limit = if stage == 0 { ready } else { self.summed };
-            while let Some(chunk) = self.peers[p].out[s].post(WINDOW, limit) {
+            while let Some(chunk) = self.peers[p].out[s].post(self.cut.window(wires.far), limit) {
                 let range = self.range(p, stage, chunk, false);
                 // SAFETY: the values are not written before the send is done: they are this rank's own slice after
                 // its sum, or what p needs, which is overwritten when the send is known to be done.
-                let send = unsafe { wires.data.send(self.base.add(range.start), range.len(), rank, tag)? };
+                let send = unsafe {
+                    let at = self.base.add(range.start);
+                    wires.data.send_as(at, range.len(), rank, tag, self.cut.matched)?
+                };
                 wires.requests.add(send, Token::Flight(id, Event::Out(p, stage, chunk)));
                 self.open += 1;
+                wires.far += self.cut.matched as u32;
             }
             let limit = match (stage, staged) {
                 _ if !agreed => 0,
-                (0, true) if self.call.kind == Kind::AllToAll => self.peers[p].taken + SLOTS as u32,
-                (0, true) => self.summed + SLOTS as u32,
+                (0, true) if self.call.kind == Kind::AllToAll => self.peers[p].taken + self.slots as u32,
+                (0, true) => self.summed + self.slots as u32,
                 (0, false) => u32::MAX,
                 _ => self.peers[p].out[0].done,
             };
-            while let Some(chunk) = self.peers[p].into[s].post(WINDOW, limit) {
+            while let Some(chunk) = self.peers[p].into[s].post(self.cut.window(0), limit) {
                 let range = self.range(p, stage, chunk, true);
                 let at = match stage == 0 && staged {
                     true => self.slot(p, chunk),
@@ -81,7 +85,7 @@ impl Flight {
     /// Where a chunk from p waits.
     fn slot(&mut self, p: usize, chunk: u32) -> *mut u8 {
         let (n, me) = (self.n(), self.group.me);
-        let place = (p + n - me - 1) % n * SLOTS + chunk as usize % SLOTS;
+        let place = (p + n - me - 1) % n * self.slots + chunk as usize % self.slots;
         let offset = place * self.bytes(self.chunk);
         // SAFETY: there are slots for all others.
         unsafe { self.staged().add(offset) }

@@ -2,7 +2,7 @@
 //! for a collective.
 
 use super::by_library::Share;
-use super::engine::{Engine, Lost};
+use super::engine::{Engine, LOST, Lost};
 use super::ffi::Link;
 use super::flight::{Flight, Stage, Values};
 use super::group::Group;
@@ -99,7 +99,7 @@ impl Process {
         let unwaited = self.unwaited().clone();
         let mut engine = self.engine();
         if let Some(what) = unwaited {
-            engine.lose(self.rank, format!("dropped {what}, without waiting for it"));
+            engine.lose(self.rank, LOST, format!("dropped {what}, without waiting for it"));
         }
         match &engine.lost {
             None => Ok(engine),
@@ -116,7 +116,7 @@ impl Process {
         let added = engine.add(flight);
         let active = engine.active;
         let id = added.map_err(|problem| {
-            engine.lose(self.rank, format!("MPI failed: {problem}"));
+            engine.lose(self.rank, LOST, format!("MPI failed: {problem}"));
             Error::RankLost { rank: self.rank, problem: format!("MPI failed: {problem}") }
         })?;
         drop(engine);
@@ -135,15 +135,15 @@ impl Process {
             match flight.stage.clone() {
                 Stage::Done => return Some(Ok(engine.take(id))),
                 Stage::Failed(rank, problem) => {
-                    engine.lose(rank, problem);
+                    engine.lose(rank, LOST, problem);
                 }
                 Stage::Moving if !lost && naps => {
                     let watch = watch.get_or_insert_with(|| Watch::new(self));
                     if let Some((rank, problem)) = watch.look(engine, id) {
-                        let lost = Lost { rank, problem: problem.clone(), heard: false };
+                        let lost = Lost { rank, code: LOST, problem: problem.clone(), heard: false };
                         crate::terminal::say(&format!("espalier: {}", lost.error()));
                         engine.told = true;
-                        engine.lose(rank, problem);
+                        engine.lose(rank, LOST, problem);
                     }
                 }
                 Stage::Moving => {}

@@ -59,8 +59,8 @@ pub const CONTROL: usize = 1024;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Control {
-    /// A rank failed.
-    Lost { rank: usize, problem: String },
+    /// A rank failed, which makes all end with this exit code unless it says another.
+    Lost { rank: usize, code: i32, problem: String },
     /// The sender's part of a run returned.
     Done { run: u64 },
     /// The sender's program ends, with this exit code and error.
@@ -70,7 +70,7 @@ pub enum Control {
 impl Control {
     pub fn write(&self, from: usize) -> Box<[u8]> {
         let (kind, run, number, text) = match self {
-            Control::Lost { rank, problem } => (1u32, 0, *rank as u32, problem.as_str()),
+            Control::Lost { rank, code, problem } => (1u32, *code as u64, *rank as u32, problem.as_str()),
             Control::Done { run } => (2, *run, 0, ""),
             Control::End { code, text } => (3, 0, *code as u32, text.as_str()),
         };
@@ -89,7 +89,7 @@ impl Control {
         let run = u64::from_le_bytes(bytes[8..16].try_into().expect("eight bytes"));
         let text = String::from_utf8_lossy(&bytes[20..]).trim_end_matches('\0').to_string();
         let message = match number(0) {
-            1 => Control::Lost { rank: number(16) as usize, problem: text },
+            1 => Control::Lost { rank: number(16) as usize, code: run as i32, problem: text },
             2 => Control::Done { run },
             3 => Control::End { code: number(16) as i32, text },
             _ => return None,
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn control_messages_come_back_as_they_were() {
-        let lost = Control::Lost { rank: 5, problem: "disk full".into() };
+        let lost = Control::Lost { rank: 5, code: 75, problem: "disk full".into() };
         let end = Control::End { code: 75, text: "x".repeat(5000) };
         for message in [lost, Control::Done { run: 1 << 50 }] {
             assert_eq!(Control::read(&message.write(3)), Some((3, message)));
