@@ -1,10 +1,11 @@
-//! Attention forward and backward on one thread, against the FMA peak of the core.
+//! Attention forward and backward on one thread, f32 and bf16, against the f32 FMA peak of the core.
 //!
 //! `cargo bench --bench attention`
 
-use espalier::device::Pool;
 use espalier::device::attention::{Heads, Mask, backward, forward};
 use espalier::device::simd::{Isa, force, isa};
+use espalier::device::{Elem, Pool, Real};
+use half::bf16;
 use std::hint::black_box;
 
 /// Processor seconds of this thread: other programs on the machine do not count.
@@ -73,19 +74,21 @@ fn peak() -> f64 {
 }
 
 /// Numbers in [−1, 1), in huge pages where the system allows, as the program's own buffers are.
-fn values(len: usize) -> Vec<f32> {
-    let mut x = vec![0.0; len];
+fn values<T: Elem>(len: usize) -> Vec<T> {
+    let mut x = vec![T::default(); len];
     // SAFETY: advice on whole pages inside an allocation that nobody has touched yet.
     unsafe {
         let start = x.as_mut_ptr().cast::<u8>();
         let skip = start.align_offset(4096);
         libc::madvise(
             start.add(skip).cast(),
-            (len * 4).saturating_sub(skip) / 4096 * 4096,
+            (len * size_of::<T>()).saturating_sub(skip) / 4096 * 4096,
             libc::MADV_HUGEPAGE,
         );
     }
-    x.iter_mut().enumerate().for_each(|(i, x)| *x = (i * 7919 % 1013) as f32 / 506.5 - 1.0);
+    x.iter_mut()
+        .enumerate()
+        .for_each(|(i, x)| *x = T::store(T::Acc::of((i * 7919 % 1013) as f64 / 506.5 - 1.0)));
     x
 }
 
@@ -96,10 +99,15 @@ fn main() {
     }
     let peak = peak();
     println!("peak {:.1} GFLOP/s", peak * 1e-9);
-    let pool = Pool::new(1);
     println!(
-        "batch,tokens,heads,kv_heads,head_dim,causal,forward_ms,backward_ms,forward_share,backward_share,share"
+        "dtype,batch,tokens,heads,kv_heads,head_dim,causal,forward_ms,backward_ms,forward_share,backward_share,share"
     );
+    shapes::<f32>(peak);
+    shapes::<bf16>(peak);
+}
+
+fn shapes<T: Elem>(peak: f64) {
+    let pool = Pool::new(1);
     for (batch, tokens, heads, kv_heads, head_dim, causal) in [
         (4, 512, 12, 12, 64, true),
         (4, 512, 12, 4, 64, true),
@@ -112,14 +120,15 @@ fn main() {
         let cu_seqlens: Vec<u32> = (0..=batch).map(|i| i * tokens as u32).collect();
         let mask = Mask { cu_seqlens: &cu_seqlens, causal };
         let n = batch as usize * tokens;
-        let (qkv, dy) = (values(n * h.qkv_width()), values(n * heads * head_dim));
-        let (mut o, mut lse, mut dqkv) = (values(dy.len()), values(n * heads), values(qkv.len()));
+        let (qkv, dy) = (values::<T>(n * h.qkv_width()), values(n * heads * head_dim));
+        let (mut o, mut lse, mut dqkv) = (values::<T>(dy.len()), values(n * heads), values(qkv.len()));
         let scale = 1.0 / (head_dim as f64).sqrt();
         let f = median(9, || forward(&pool, h, &mask, scale, &qkv, &mut o, &mut lse));
         let b = median(9, || backward(&pool, h, &mask, scale, &qkv, &o, &lse, &dy, &mut dqkv));
         let flops = (2 * n * tokens * heads * head_dim) as f64 * if causal { 0.5 } else { 1.0 };
         println!(
-            "{batch},{tokens},{heads},{kv_heads},{head_dim},{causal},{:.2},{:.2},{:.3},{:.3},{:.3}",
+            "{},{batch},{tokens},{heads},{kv_heads},{head_dim},{causal},{:.2},{:.2},{:.3},{:.3},{:.3}",
+            T::DTYPE,
             f * 1e3,
             b * 1e3,
             2.0 * flops / f / peak,

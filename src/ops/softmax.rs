@@ -91,8 +91,8 @@ impl<T: Elem> Row<'_, T> {
             #[inline(always)]
             || match self.vocab.cap {
                 // The slope of the cap needs the logits again.
-                Some(_) => sum::<T::Acc>(l, |l| (l - max).exp()),
-                None => map_and_sum(l, |l| (l - max).exp()),
+                Some(_) => sum::<T::Acc>(l, |l| (l - max).exp_of_negative()),
+                None => map_and_sum(l, |l| (l - max).exp_of_negative()),
             },
         );
         [total, target]
@@ -119,7 +119,7 @@ impl<T: Elem> Row<'_, T> {
                 Some(cap) => {
                     let inverse = T::Acc::of(1.0 / cap);
                     let slope = move |l: T::Acc| one - (l * inverse) * (l * inverse);
-                    let dl = move |l: T::Acc| (l - max).exp() * factor * slope(l);
+                    let dl = move |l: T::Acc| (l - max).exp_of_negative() * factor * slope(l);
                     simd(
                         #[inline(always)]
                         || map_into::<T>(l, dl),

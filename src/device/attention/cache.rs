@@ -6,7 +6,7 @@
 //! The arithmetic is that of `forward`, tile by tile in the same order, so that a token attends with the same bits
 //! whether it is read alone or in the middle of a long text.
 
-use super::tile::{Rows, SCRATCH, TILE, cut, exp, padded, with_buffer};
+use super::tile::{Rows, SCRATCH, TILE, cut, padded, rounded, with_buffer};
 use super::{Heads, tokens};
 use crate::device::{Category, DType, Device, Elem, Pool, Real, Shared, simd};
 use crate::tensor::Tensor;
@@ -158,7 +158,7 @@ impl<T: Elem> One<'_, T> {
     #[inline(always)]
     fn head(&self, q: &[T], scale: T::Acc, o: &mut [T], query: &mut [T::Acc], sums: &mut [T::Acc]) {
         let (zero, one, wide) = (T::Acc::ZERO, T::Acc::ONE, padded(self.dim));
-        query.iter_mut().zip(q).for_each(|(a, x)| *a = x.load() * scale);
+        query.iter_mut().zip(q).for_each(|(a, x)| *a = x.load());
         sums.fill(zero);
         let (mut max, mut sum) = (T::Acc::NEG_INFINITY, zero);
         let tiles = self.keys.chunks_exact(self.dim * TILE).zip(self.values.chunks_exact(wide * TILE));
@@ -171,9 +171,11 @@ impl<T: Elem> One<'_, T> {
                 }
             }
             let new = s[..count].iter().fold(max, |m, &x| x.max(m));
-            s.iter_mut().for_each(|x| *x = exp(*x - new));
+            let shift = -(new * scale);
+            s.iter_mut().for_each(|x| *x = (*x * scale + shift).exp_of_negative());
             let total = s[..count].iter().fold(zero, |t, &x| t + x);
-            let alpha = exp(max - new);
+            s.iter_mut().for_each(|x| *x = rounded::<T>(*x));
+            let alpha = (max * scale + shift).exp_of_negative();
             sum = sum.mul_add(alpha, total);
             max = new;
             if alpha != one {

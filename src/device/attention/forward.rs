@@ -1,10 +1,10 @@
 //! Forward: a task owns some query rows of one document for one kv head, and streams the keys past them.
 //!
 //! Online softmax per query: with m the maximum so far and l = Σ exp(s − m), a tile with maximum m' > m first scales
-//! l and the output by exp(m − m').
+//! l and the output by exp(m − m'). The probabilities that weigh v are rounded to the type of v, l is not.
 
 use super::gemm::{LANES, Left, Shape, Triangle, gemm};
-use super::tile::{Out, Rows, SCRATCH, TILE, cut, exp, padded, transpose, with_buffer};
+use super::tile::{Form, Out, Rows, SCRATCH, TILE, cut, padded, pair, rounded, transpose, with_buffer};
 use super::{Elem, Heads, Mask, Pool, tokens};
 use crate::device::{Real, simd};
 use std::ops::Range;
@@ -51,25 +51,28 @@ struct Task<'a> {
 struct Tile<'a, A> {
     head: usize,
     rows: Range<usize>,
-    /// (D, TILE): scale·qᵀ
+    /// (steps of D, TILE): qᵀ
     qt: &'a mut [A],
     /// (TILE, D padded): Σ_j exp(s_j − m)·v_j so far
     o: &'a mut [A],
-    /// (TILE): the maximum score so far
+    /// (TILE): the maximum of q·k so far
     max: &'a mut [A],
     /// (TILE): Σ_j exp(s_j − m) so far
     sum: &'a mut [A],
+    scale: A,
+    form: Form,
 }
 
 impl Task<'_> {
     fn run<T: Elem>(&self, scale: f64, qkv: &[T], o: &Out<T>, lse: &Out<T::Acc>) {
-        let dim = self.heads.head_dim;
-        let wide = padded(dim);
+        let (dim, form) = (self.heads.head_dim, Form::of::<T>());
+        let (wide, steps) = (padded(dim), form.steps(dim));
         let tiles = self.queries.len().div_ceil(TILE) * self.heads.group();
-        let per_tile = dim * TILE + TILE * wide + 2 * TILE;
-        let len = tiles * per_tile + TILE * (2 * wide + TILE + 1);
+        let per_tile = steps * TILE + TILE * wide + 2 * TILE;
+        let (of_k, of_v) = (TILE * padded(steps), form.steps(TILE) * wide);
+        let len = tiles * per_tile + of_k + of_v + TILE * (TILE + 1);
         with_buffer::<T::Acc, _>(&SCRATCH, len, |mut rest| {
-            let (k, v) = (cut(&mut rest, TILE * wide), cut(&mut rest, TILE * wide));
+            let (k, v) = (cut(&mut rest, of_k), cut(&mut rest, of_v));
             let (s, alpha) = (cut(&mut rest, TILE * TILE), cut(&mut rest, TILE));
             let rows = |column| Rows { data: qkv, width: self.heads.qkv_width(), column, dim };
             let state =
@@ -77,13 +80,15 @@ impl Task<'_> {
                     let mut tile = Tile {
                         head,
                         rows: queries.clone(),
-                        qt: cut(&mut part, dim * TILE),
+                        qt: cut(&mut part, steps * TILE),
                         o: cut(&mut part, TILE * wide),
                         max: cut(&mut part, TILE),
                         sum: part,
+                        scale: T::Acc::of(scale),
+                        form,
                     };
-                    rows(self.heads.q(head)).pack(queries.clone(), T::Acc::of(scale), k);
-                    transpose(k, queries.len(), dim, tile.qt);
+                    rows(self.heads.q(head)).pack(queries.clone(), form, k);
+                    transpose(k, queries.len(), steps, tile.qt);
                     tile.reset();
                     tile
                 });
@@ -91,10 +96,10 @@ impl Task<'_> {
             let seen = if self.causal { self.queries.end } else { self.document.end };
             for first in (self.document.start..seen).step_by(TILE) {
                 let keys = first..seen.min(first + TILE);
-                rows(self.heads.k(self.kv)).pack(keys.clone(), T::Acc::ONE, k);
-                rows(self.heads.v(self.kv)).pack(keys.clone(), T::Acc::ONE, v);
+                rows(self.heads.k(self.kv)).pack(keys.clone(), form, k);
+                rows(self.heads.v(self.kv)).pack_across(keys.clone(), form, v);
                 for tile in state.iter_mut().filter(|t| !self.causal || first <= t.rows.start) {
-                    tile.add(keys.len(), self.causal && first == tile.rows.start, k, v, s, alpha);
+                    tile.add::<T>(keys.len(), self.causal && first == tile.rows.start, k, v, s, alpha);
                 }
             }
             state.iter().for_each(|tile| tile.store(self.heads, o, lse));
@@ -118,22 +123,33 @@ impl<A: Real> Tile<'_, A> {
     }
 
     /// Takes in one tile of keys; on the diagonal query i sees keys 0..=i.
-    fn add(&mut self, keys: usize, diagonal: bool, k: &[A], v: &[A], s: &mut [A], alpha: &mut [A]) {
-        let (queries, dim) = (self.rows.len(), self.qt.len() / TILE);
-        let wide = padded(dim);
+    fn add<T: Elem<Acc = A>>(
+        &mut self,
+        keys: usize,
+        diagonal: bool,
+        k: &[A],
+        v: &[A],
+        s: &mut [A],
+        alpha: &mut [A],
+    ) {
+        let (queries, steps, form) = (self.rows.len(), self.qt.len() / TILE, self.form);
+        let wide = self.o.len() / TILE;
         let (upper, lower) = match diagonal {
             true => (Triangle::Upper, Triangle::TermsUpTo),
             false => (Triangle::Full, Triangle::Full),
         };
         // sᵀ (keys, queries) = k·qᵀ
-        let shape = Shape { m: keys, n: padded(queries), k: dim, triangle: upper };
-        gemm(shape, Left { data: k, row: wide, col: 1 }, self.qt, TILE, s, TILE, false);
+        let shape = Shape { m: keys, n: padded(queries), k: steps, form, triangle: upper };
+        gemm(shape, Left { data: k, row: padded(steps), col: 1 }, self.qt, TILE, s, TILE, false);
         if diagonal {
             (0..keys).for_each(|j| s[j * TILE..][..j].fill(A::NEG_INFINITY));
         }
         simd(
             #[inline(always)]
-            || softmax(&mut s[..keys * TILE], padded(queries), self.max, self.sum, alpha),
+            || {
+                let (s, queries) = (&mut s[..keys * TILE], padded(queries));
+                softmax::<T>(s, queries, form, self.scale, self.max, self.sum, alpha)
+            },
         );
         simd(
             #[inline(always)]
@@ -146,7 +162,7 @@ impl<A: Real> Tile<'_, A> {
             },
         );
         // o (queries, D) += p·v
-        let shape = Shape { m: queries, n: wide, k: keys, triangle: lower };
+        let shape = Shape { m: queries, n: wide, k: form.steps(keys), form, triangle: lower };
         gemm(shape, Left { data: s, row: 1, col: TILE }, v, wide, self.o, wide, true);
     }
 
@@ -162,33 +178,70 @@ impl<A: Real> Tile<'_, A> {
             for (o, &acc) in o.iter_mut().zip(acc) {
                 *o = T::store(acc * inverse);
             }
-            lse[0] = max + sum.ln();
+            lse[0] = max * self.scale + sum.ln();
         }
     }
 }
 
-/// s (keys, TILE) becomes exp(s − m), m the new maximum of each column; `alpha` is what the past must be scaled by.
-/// A NaN score is no maximum but makes the sum NaN, so that it is seen.
+/// s (keys, TILE), q·k, becomes p = exp(scale·(s − m)), m the new maximum of each column: (steps of keys, TILE). `alpha`
+/// is what the past must be scaled by. A NaN score is no maximum but makes the sum NaN, so that it is seen.
 #[inline(always)]
-fn softmax<A: Real>(s: &mut [A], queries: usize, max: &mut [A], sum: &mut [A], alpha: &mut [A]) {
+fn softmax<T: Elem>(
+    s: &mut [T::Acc],
+    queries: usize,
+    form: Form,
+    scale: T::Acc,
+    max: &mut [T::Acc],
+    sum: &mut [T::Acc],
+    alpha: &mut [T::Acc],
+) {
     for i in (0..queries).step_by(LANES) {
-        let lanes = |x: &[A]| -> [A; LANES] { std::array::from_fn(|l| x[i + l]) };
-        let (old, mut new, mut total) = (lanes(max), lanes(max), [A::ZERO; LANES]);
+        let lanes = |x: &[T::Acc]| -> [T::Acc; LANES] { std::array::from_fn(|l| x[i + l]) };
+        let (old, mut new, mut total) = (lanes(max), lanes(max), [T::Acc::ZERO; LANES]);
         for row in s.chunks_exact(TILE) {
             let row = lanes(row);
             (0..LANES).for_each(|l| new[l] = row[l].max(new[l]));
         }
-        for row in s.chunks_exact_mut(TILE) {
-            let row = &mut row[i..i + LANES];
-            for l in 0..LANES {
-                row[l] = exp(row[l] - new[l]);
-                total[l] += row[l];
+        let shift: [T::Acc; LANES] = std::array::from_fn(|l| -(new[l] * scale));
+        match form {
+            Form::Single => {
+                for row in s.chunks_exact_mut(TILE) {
+                    let p = probabilities(lanes(row), scale, &shift, &mut total);
+                    for l in 0..LANES {
+                        row[i + l] = rounded::<T>(p[l]);
+                    }
+                }
+            }
+            // Two rows at a time become one, at or before the first of them.
+            Form::Pairs => {
+                for (to, from) in (0..s.len()).step_by(2 * TILE).enumerate() {
+                    let p = probabilities(lanes(&s[from..]), scale, &shift, &mut total);
+                    let mut q = [T::Acc::ZERO; LANES];
+                    if from + TILE < s.len() {
+                        q = probabilities(lanes(&s[from + TILE..]), scale, &shift, &mut total);
+                    }
+                    let both = &mut s[to * TILE + i..][..LANES];
+                    for l in 0..LANES {
+                        both[l] = pair(T::store(p[l]), T::store(q[l]));
+                    }
+                }
             }
         }
         for l in 0..LANES {
-            alpha[i + l] = exp(old[l] - new[l]);
+            alpha[i + l] = (old[l] * scale + shift[l]).exp_of_negative();
             sum[i + l] = sum[i + l].mul_add(alpha[i + l], total[l]);
             max[i + l] = new[l];
         }
     }
+}
+
+/// exp(scale·s − m), added to the totals.
+#[inline(always)]
+fn probabilities<A: Real>(s: [A; LANES], scale: A, shift: &[A; LANES], total: &mut [A; LANES]) -> [A; LANES] {
+    let mut p = s;
+    for l in 0..LANES {
+        p[l] = (s[l] * scale + shift[l]).exp_of_negative();
+        total[l] += p[l];
+    }
+    p
 }

@@ -1,8 +1,10 @@
 //! Products of small matrices that lie in cache: c = a·b or c += a·b for tiles of at most a few hundred rows.
 //!
 //! Each element of c is Σ_k a(i,k)·b(k,j) summed over k in order with one rounding per term, whatever the block
-//! shape, so finite numbers give the same bits on every instruction set.
+//! shape, so finite numbers give the same bits on every instruction set. Where a and b hold bf16 in pairs, a number for
+//! two steps of k, the sums are the same (but for subnormal numbers, which count as zero there).
 
+use super::tile::Form;
 use super::vector::{Portable, Vector};
 use crate::device::simd::{Isa, isa};
 use crate::device::{DType, Real, simd};
@@ -36,7 +38,9 @@ pub struct Shape {
     pub m: usize,
     /// A multiple of LANES.
     pub n: usize,
+    /// Numbers along the sum: the steps, or half of them.
     pub k: usize,
+    pub form: Form,
     pub triangle: Triangle,
 }
 
@@ -67,7 +71,14 @@ pub fn gemm<A: Real>(shape: Shape, a: Left<A>, b: &[A], ldb: usize, c: &mut [A],
             // SAFETY: as above.
             unsafe { args.columns::<__m256, 6, 2>() }
         }
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+        unsafe fn pairs(args: Args<f32>) {
+            // SAFETY: as above.
+            unsafe { args.columns::<super::vector::Pairs, 8, 2>() }
+        }
         match isa() {
+            // SAFETY: `Form::of` says pairs only where the machine has the features.
+            _ if shape.form == Form::Pairs => return unsafe { pairs(args.cast()) },
             // SAFETY: `isa` says that the machine has the features.
             Isa::Avx512 => return unsafe { avx512(args.cast()) },
             // SAFETY: as above.
@@ -75,6 +86,7 @@ pub fn gemm<A: Real>(shape: Shape, a: Left<A>, b: &[A], ldb: usize, c: &mut [A],
             Isa::Portable => {}
         }
     }
+    assert!(shape.form == Form::Single);
     simd(
         #[inline(always)]
         // SAFETY: the extents were checked above, and plain Rust needs no special instructions.
@@ -147,13 +159,13 @@ impl<A: Real> Args<A> {
     /// Rows i..i+M and N vectors of columns from j.
     #[inline(always)]
     unsafe fn block<V: Vector<Item = A>, const M: usize, const N: usize>(self, i: usize, j: usize) {
-        let Shape { k, triangle, .. } = self.shape;
+        let Shape { k, form, triangle, .. } = self.shape;
         let terms = match triangle {
             Triangle::Full => 0..k,
             Triangle::Upper if i >= j + N * V::WIDTH => return,
             Triangle::Upper => 0..k,
-            Triangle::TermsUpTo => 0..k.min(i + M),
-            Triangle::TermsFrom => i.min(k)..k,
+            Triangle::TermsUpTo => 0..k.min(form.steps(i + M)),
+            Triangle::TermsFrom => (i / form.deep()).min(k)..k,
         };
         // SAFETY: these rows, columns and terms are inside the extents that `gemm` checked.
         unsafe {
@@ -176,8 +188,7 @@ impl<A: Real> Args<A> {
             for (r, acc) in acc.into_iter().enumerate() {
                 for (v, acc) in acc.into_iter().enumerate() {
                     let c = self.c.wrapping_add((i + r) * self.ldc + j + v * V::WIDTH);
-                    // x·1 + y is x + y, rounded once.
-                    let sum = if self.add { V::load(c).fma(acc, V::splat(A::ONE)) } else { acc };
+                    let sum = if self.add { V::load(c).plus(acc) } else { acc };
                     sum.store(c);
                 }
             }

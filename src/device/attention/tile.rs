@@ -1,9 +1,11 @@
 //! What the forward and the backward share: per-thread scratch, packing, and outputs that tasks write side by side.
 
 use super::gemm::LANES;
+use crate::device::gemm::bf16_in_pairs;
 use crate::device::{DType, Elem, Real, simd};
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::thread::LocalKey;
 
 /// Queries and keys of a tile: a tile of scores is 16 KiB in f32, half of a first-level cache.
@@ -44,6 +46,46 @@ pub fn padded(n: usize) -> usize {
     n.next_multiple_of(LANES)
 }
 
+/// How the factors of a product lie in scratch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// In the accumulation type.
+    Single,
+    /// bf16, two steps of the sum in the 32 bits of a number (`pair`), for machines that multiply these faster.
+    Pairs,
+}
+
+impl Form {
+    /// For numbers stored as T, on this machine.
+    pub fn of<T: Elem>() -> Form {
+        if T::DTYPE == DType::Bf16 && bf16_in_pairs() { Form::Pairs } else { Form::Single }
+    }
+    /// Steps of a sum in a number.
+    pub fn deep(self) -> usize {
+        match self {
+            Form::Single => 1,
+            Form::Pairs => 2,
+        }
+    }
+    /// Numbers that hold n steps.
+    pub fn steps(self, n: usize) -> usize {
+        n.div_ceil(self.deep())
+    }
+}
+
+/// Two bf16 in the bits of an f32, the first in the high half: `vdpbf16ps` adds its product first.
+#[inline(always)]
+pub fn pair<T: Elem>(first: T, second: T) -> T::Acc {
+    let bits = |x: T| bytemuck::cast::<T, u16>(x) as u32;
+    bytemuck::cast(bits(first) << 16 | bits(second))
+}
+
+/// x as it is when it was stored as T.
+#[inline(always)]
+pub fn rounded<T: Elem>(x: T::Acc) -> T::Acc {
+    T::store(x).load()
+}
+
 /// Rows of a matrix in memory, of which one head's columns are read: row r is data[r·width + column..][..dim].
 #[derive(Clone, Copy)]
 pub struct Rows<'a, T> {
@@ -58,15 +100,46 @@ impl<'a, T: Elem> Rows<'a, T> {
         &self.data[r * self.width + self.column..][..self.dim]
     }
 
-    /// out (rows, padded dim) = factor · these rows, padded with zeros.
-    pub fn pack(&self, rows: std::ops::Range<usize>, factor: T::Acc, out: &mut [T::Acc]) {
+    /// These rows for sums along them: out (rows, padded steps of dim), padded with zeros.
+    pub fn pack(&self, rows: Range<usize>, form: Form, out: &mut [T::Acc]) {
+        let steps = form.steps(self.dim);
         simd(
             #[inline(always)]
             || {
-                for (out, r) in out.chunks_exact_mut(padded(self.dim)).zip(rows) {
+                for (out, r) in out.chunks_exact_mut(padded(steps)).zip(rows) {
+                    let (body, pad) = out.split_at_mut(steps);
+                    let row = self.row(r);
+                    match form {
+                        Form::Single => body.iter_mut().zip(row).for_each(|(o, x)| *o = x.load()),
+                        Form::Pairs => {
+                            let (twos, rest) = row.as_chunks::<2>();
+                            body.iter_mut().zip(twos).for_each(|(o, x)| *o = pair(x[0], x[1]));
+                            if let [x] = rest {
+                                body[steps - 1] = pair(*x, T::default());
+                            }
+                        }
+                    }
+                    pad.fill(T::Acc::ZERO);
+                }
+            },
+        )
+    }
+
+    /// These rows for sums over them: out (steps of rows, padded dim), padded with zeros.
+    pub fn pack_across(&self, rows: Range<usize>, form: Form, out: &mut [T::Acc]) {
+        if form == Form::Single {
+            return self.pack(rows, form, out);
+        }
+        simd(
+            #[inline(always)]
+            || {
+                for (out, r) in out.chunks_exact_mut(padded(self.dim)).zip(rows.clone().step_by(2)) {
                     let (body, pad) = out.split_at_mut(self.dim);
-                    for (o, x) in body.iter_mut().zip(self.row(r)) {
-                        *o = x.load() * factor;
+                    let first = body.iter_mut().zip(self.row(r));
+                    if r + 1 < rows.end {
+                        first.zip(self.row(r + 1)).for_each(|((o, x), y)| *o = pair(*x, *y));
+                    } else {
+                        first.for_each(|(o, x)| *o = pair(*x, T::default()));
                     }
                     pad.fill(T::Acc::ZERO);
                 }
@@ -75,31 +148,7 @@ impl<'a, T: Elem> Rows<'a, T> {
     }
 }
 
-/// e^x for x ≤ 0, or a little above by rounding: half the instructions of `Real::exp`, with the same error below 2e-7 in
-/// f32 and the same zero far below 0. A NaN stays a NaN.
-#[inline(always)]
-pub fn exp<A: Real>(x: A) -> A {
-    if A::DTYPE == DType::F32 { bytemuck::cast(exp_f32(bytemuck::cast(x))) } else { x.exp() }
-}
-
-/// x = n·ln 2 + r with |r| ≤ ln 2 / 2; (e^r − 1 − r)/r² by its Chebyshev interpolant, which keeps e^0 = 1 exactly.
-#[inline(always)]
-fn exp_f32(x: f32) -> f32 {
-    const ROUND: f32 = 12582912.0; // 1.5·2^23: adding it leaves the nearest integer in the low bits
-    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
-    let n = shifted - ROUND;
-    let r = n.mul_add(-0.693_359_4, x);
-    let r = n.mul_add(2.121_944_4e-4, r);
-    let mut p = 0.001_392_625;
-    for c in [0.008_363_233, 0.041_666_552, 0.166_665_76, 0.5, 1.0, 1.0] {
-        p = p.mul_add(r, c);
-    }
-    // The shift drops all of ROUND. A product, since adding to the exponent would turn some NaN into numbers.
-    let y = p * f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
-    if x < -87.0 { 0.0 } else { y }
-}
-
-/// out (dim, TILE) = the transpose of packed (rows, padded dim); columns from `rows` to whole vectors become zero.
+/// out (dim, TILE) = the transpose of `Rows::pack`ed (rows, padded dim), dim in its numbers; columns from `rows` to whole vectors become zero.
 pub fn transpose<A: Real>(packed: &[A], rows: usize, dim: usize, out: &mut [A]) {
     let width = padded(dim);
     simd(

@@ -200,6 +200,11 @@ impl How {
     }
 }
 
+/// Whether products of bf16 by bf16 take pairs of it: this machine does more multiply-adds as dot products.
+pub fn bf16_in_pairs() -> bool {
+    How::here().dots
+}
+
 /// The product with the kernels of `how`, which this machine must have.
 fn on<A, B, C, E>(how: How, pool: &Pool, c: MatMut<C>, out: Out, a: Mat<A>, b: Mat<B>, epilogue: Option<&E>)
 where
