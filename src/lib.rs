@@ -5,7 +5,7 @@
 //! is (out, in).
 //!
 //! A module may use only modules of its own layer or below (`tests/layers.rs`):
-//! `cmd` > `plan` `report` `bench` > `train` > `run` `hf` > `checkpoint` `data` `optim` `infer` > `model` > `params` > `ops` > `tape` > `comm` >
+//! `cmd` > `plan` `report` `bench` > `train` > `method` `hf` > `checkpoint` `data` `optim` `infer` > `model` > `params` > `ops` > `tape` > `comm` >
 //! `tensor` `device` > `config` `rng` `signal` `error` `terminal`.
 
 pub mod bench;
@@ -18,7 +18,7 @@ pub mod device;
 pub mod error;
 pub mod hf;
 pub mod infer;
-
+pub mod method;
 pub mod model;
 pub mod ops;
 pub mod optim;

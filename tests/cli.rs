@@ -78,7 +78,11 @@ fn wrong_settings_get_one_sentence_and_exit_code_2_before_anything_is_written() 
         (&["--set", "parallel.sequence_parallel=true"], &["sequence_parallel", "tp = 1"]),
         (&["--set", "model.dropout=0.1"], &["dropout"]),
         (&["--set", "run.device=cuda"], &["cuda", "not built"]),
-        (&["--set", "phase.0.spdf.sparsity=0.5"], &["spdf", "not built"]),
+        (&["--set", "phase.0.spdf={ sparsity = 0.5, match = [\"blockz.*\"] }"], &["spdf.match", "blockz"]),
+        (
+            &["--set", "phase.0.spdf={ sparsity = 0.5, match = [\"*norm*\"] }"],
+            &["the vector", "matrices only"],
+        ),
         (&["--set", "model.preset=bert-tiny"], &["masked"]),
         (&["--set", "optim.group=[{ match = [\"blockz.*\"], lr_scale = 0.5 }]"], &["blockz"]),
         (&["--set", "schema=2"], &["schema"]),

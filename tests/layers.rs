@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["params"],
     &["model"],
     &["checkpoint", "data", "optim", "infer"],
-    &["hf"],
+    &["hf", "method"],
     &["train"],
     &["plan", "report", "bench"],
     &["cmd"],

@@ -20,6 +20,7 @@ pub mod run;
 pub mod schedule;
 pub mod schema;
 mod set;
+pub mod spdf;
 mod table;
 mod write;
 
@@ -29,6 +30,7 @@ pub use muon::{Adjust, MuonConfig, is_matrix_of_block};
 pub use reference::reference;
 pub use run::*;
 pub use schedule::{Kind, Length, Schedule, Segment};
+pub use spdf::{Pattern, Spdf};
 
 use crate::{Error, Result};
 use std::path::Path;

@@ -6,6 +6,7 @@ use super::model::{ModelConfig, Positions};
 use super::read::{ATTENTION, GLOBAL_BATCH, SEQ_LEN, TOKENS, eval, unknown_corpus, z_loss};
 use super::run::*;
 use super::schedule::{Kind, Length, Schedule, Segment};
+use super::spdf;
 use super::table::{Table, number};
 use crate::Result;
 
@@ -56,6 +57,14 @@ pub(super) fn phases(
         let global_batch = t.usize("global_batch", GLOBAL_BATCH)?.unwrap_or(run.global_batch);
         let batches = batches(t, global_batch)?;
         let (steps, tokens) = budget(t, seq_len as u64, &batches)?;
+        let spdf = t.opt_table("spdf")?.map(|t| spdf::read(&t, run.seed)).transpose()?;
+        if spdf.is_some() && matches!(optim.kind, OptimKind::Muon(_)) {
+            let problem = "an update of Muon is dense, it would fill the zeros";
+            return Err(t.error("spdf", problem, "use optim.adamw, or leave it out"));
+        }
+        // Weights that were zero have no moments, and would take steps of their own size with an old t.
+        let freed = phases.last().is_some_and(|before| before.spdf.is_some() && before.spdf != spdf);
+        let optimizer = if freed { OptimState::Reset } else { OptimState::Keep };
         let phase = PhaseConfig {
             name,
             steps,
@@ -64,7 +73,7 @@ pub(super) fn phases(
             lr: Schedule::default(),
             lr_first: 0,
             lr_start: 0.0,
-            optimizer: t.choice("optimizer", OPTIMIZER)?.unwrap_or(OptimState::Keep),
+            optimizer: t.choice("optimizer", OPTIMIZER)?.unwrap_or(optimizer),
             schedule: t.choice("schedule", SCHEDULE)?.unwrap_or(ScheduleClock::New),
             cursor: t.choice("cursor", CURSOR)?.unwrap_or(Cursor::Keep),
             seq_len,
@@ -73,6 +82,7 @@ pub(super) fn phases(
             attention: t.choice("attention", ATTENTION)?.unwrap_or(run.attention),
             z_loss: z_loss(t)?.unwrap_or(run.z_loss),
             eval: phase_eval(t, data, optim, default_eval)?,
+            spdf,
         };
         if phase.optimizer == OptimState::KeepV && matches!(optim.kind, OptimKind::Sgd { .. }) {
             return Err(t.error(

@@ -5,6 +5,7 @@ use super::batches::Batches;
 use super::model::ModelConfig;
 use super::muon::MuonConfig;
 use super::schedule::Schedule;
+use super::spdf::Spdf;
 use std::path::PathBuf;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -347,6 +348,8 @@ pub struct PhaseConfig {
     pub attention: Attention,
     pub z_loss: f64,
     pub eval: Option<EvalConfig>,
+    /// Weights that are zero during this phase; `None` = all are trained.
+    pub spdf: Option<Spdf>,
 }
 
 /// What happens to the optimizer's state at the start of a phase.

@@ -142,5 +142,6 @@ pub const TABLES: &[Table] = &[
     train::PHASE,
     train::PHASE_RAMP,
     train::PHASE_EVAL,
+    train::PHASE_SPDF,
     train::PHASE_LR,
 ];

@@ -10,6 +10,7 @@ use super::read_numerics::{ON_FAULT, ON_SPIKE};
 use super::read_phase::{CURSOR, KINDS, OPTIMIZER, SCHEDULE};
 use super::run::*;
 use super::schedule::{Length, Segment};
+use super::spdf;
 use std::fmt::Debug;
 use std::path::Path;
 
@@ -207,6 +208,9 @@ impl RunConfig {
         if p.schedule == ScheduleClock::New {
             let segments: Vec<String> = p.lr.segments().iter().map(segment).collect();
             w.line("lr", format!("[{}]", segments.join(", ")));
+        }
+        if let Some(s) = &p.spdf {
+            w.line("spdf", spdf::text(s));
         }
         if p.eval != self.eval {
             w.matters = false;

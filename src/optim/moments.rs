@@ -6,34 +6,12 @@
 //! resumed run as one that went on. They do not depend on the seed: they are noise of the arithmetic.
 
 use crate::device::simd;
-use crate::params::Placed;
 use crate::rng::Philox;
 use half::bf16;
 use std::ops::Range;
 
 /// Values widened at a time.
 const BLOCK: usize = 512;
-
-/// Where a part of a tensor lies: elements of its unit, and the global index of the first. A rank that holds some columns
-/// of a matrix has a run for each row.
-pub fn runs(p: &Placed, range: Range<usize>) -> impl Iterator<Item = (Range<usize>, u64)> {
-    let (b, all, start) = (p.local, p.spec.cols, p.start);
-    // Whole rows follow one another.
-    let width = if b.cols == all { usize::MAX } else { b.cols };
-    let mut at = range.start - start;
-    let end = range.end - start;
-    std::iter::from_fn(move || {
-        if at >= end {
-            return None;
-        }
-        let (row, col) = (at / b.cols, at % b.cols);
-        let n = (end - at).min(width.saturating_sub(col));
-        let global = (b.row + row) * all + b.col + col;
-        let run = start + at..start + at + n;
-        at += n;
-        Some((run, global as u64))
-    })
-}
 
 /// Calls f(elements, m, v) with the moments in f32, block by block, and rounds what it leaves. `first` is the global index
 /// of element 0 of m and v, `update` the update clock.
@@ -144,7 +122,7 @@ mod tests {
             // In two pieces, as tasks cut it.
             let cut = p.range().start + 5;
             for piece in [p.range().start..cut, cut..p.range().end] {
-                for (run, first) in runs(p, piece) {
+                for (run, first) in p.runs(piece) {
                     let mut m = vec![bf16::ZERO; run.len()];
                     let mut v = m.clone();
                     widened(&stream, first, 9, &mut m, &mut v, |r, m, v| {

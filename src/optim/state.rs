@@ -2,7 +2,7 @@
 
 use super::adamw::{AdamStep, adam, sgd};
 use super::ema::Ema;
-use super::moments::{runs, widened};
+use super::moments::widened;
 use super::muon::{Muon, Ranks};
 use super::trained::Trained;
 use crate::Result;
@@ -189,7 +189,7 @@ impl Optimizer {
                 Moments::Bf16(m, v) => {
                     let p = &params[*param];
                     let stream = Philox::new(0, &format!("moments/{}", p.spec.name));
-                    for (run, index) in runs(p, range.clone()) {
+                    for (run, index) in p.runs(range.clone()) {
                         // SAFETY: as above.
                         let (m, v) = unsafe { (m.part(of_m(&run)), v.part(of_v(&run))) };
                         let at = run.start - range.start;
@@ -228,7 +228,7 @@ fn begin(unit: &Unit, muon: bool) -> (Vec<[Option<usize>; 2]>, usize) {
     let has = |p: &&Placed| !is_matrix_of_block(&p.spec.name);
     let mut len = 0;
     let mut second = |p: &Placed| {
-        let own = own(&unit.slice, p);
+        let own = p.within(&unit.slice);
         let begin = own.start - len;
         len += own.len();
         begin
@@ -236,15 +236,8 @@ fn begin(unit: &Unit, muon: bool) -> (Vec<[Option<usize>; 2]>, usize) {
     let begins = unit.params.iter().map(|p| [first, Some(p).filter(has).map(&mut second)]).collect();
     // The most that any rank of the shard group has: then all need the same memory.
     let each = unit.slice.len();
-    let of = |start| unit.params.iter().filter(has).map(|p| own(&(start..start + each), p).len()).sum();
+    let of = |start| unit.params.iter().filter(has).map(|p| p.within(&(start..start + each)).len()).sum();
     (begins, (0..unit.len).step_by(each).map(of).max().unwrap_or(0))
-}
-
-/// The elements of a tensor in a slice of its unit.
-fn own(slice: &Range<usize>, p: &Placed) -> Range<usize> {
-    let all = p.range();
-    let start = all.start.max(slice.start);
-    start..all.end.min(slice.end).max(start)
 }
 
 /// The tensors of a unit cut to its slice and to tasks; a matching group changes decay and learning rate. With Muon not
@@ -256,7 +249,7 @@ fn spans(config: &OptimConfig, unit: &Unit, muon: bool) -> Vec<Span> {
             continue;
         }
         let (weight_decay, lr_scale) = config.for_name(&p.spec.name);
-        let own = own(&unit.slice, p);
+        let own = p.within(&unit.slice);
         for start in own.clone().step_by(GRAIN) {
             spans.push(Span { range: start..(start + GRAIN).min(own.end), weight_decay, lr_scale, param });
         }

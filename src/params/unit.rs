@@ -42,6 +42,32 @@ impl Placed {
     pub fn range(&self) -> Range<usize> {
         self.start..self.start + self.local.rows * self.local.cols
     }
+    /// Those of `range`, elements of its unit.
+    pub fn within(&self, range: &Range<usize>) -> Range<usize> {
+        let all = self.range();
+        let start = all.start.max(range.start);
+        start..all.end.min(range.end).max(start)
+    }
+    /// A part of it as elements of its unit and the global index of the first. A rank that holds some columns of a matrix
+    /// has a run for each row.
+    pub fn runs(&self, range: Range<usize>) -> impl Iterator<Item = (Range<usize>, u64)> + use<> {
+        let (b, all, start) = (self.local, self.spec.cols, self.start);
+        // Whole rows follow one another.
+        let width = if b.cols == all { usize::MAX } else { b.cols };
+        let mut at = range.start - start;
+        let end = range.end - start;
+        std::iter::from_fn(move || {
+            if at >= end {
+                return None;
+            }
+            let (row, col) = (at / b.cols, at % b.cols);
+            let n = (end - at).min(width.saturating_sub(col));
+            let global = (b.row + row) * all + b.col + col;
+            let run = start + at..start + at + n;
+            at += n;
+            Some((run, global as u64))
+        })
+    }
 }
 
 /// Lays out a unit, tensor by tensor.

@@ -14,6 +14,7 @@ use crate::comm::processes;
 use crate::config::{OptimKind, OptimState, PhaseConfig, Precision, RunConfig, Shard};
 use crate::data::{Domain, HeldOut};
 use crate::device::{Category, arena::MemoryUse};
+use crate::method::ledger;
 use crate::train::corpora;
 use crate::train::evaluate::{batch_rows, held_out};
 use crate::train::position::Position;
@@ -107,6 +108,16 @@ pub struct Phase {
     /// Sent by a rank in an update (the last), by axis.
     pub sent_bytes: BTreeMap<&'static str, u64>,
     pub program: String,
+    pub spdf: Option<Sparse>,
+}
+
+/// The zeros of a phase.
+#[derive(Serialize)]
+pub struct Sparse {
+    /// Values of the tensors that have any, and how many are zero.
+    pub values: u64,
+    pub zeros: u64,
+    pub flops_per_token: ledger::Ledger,
 }
 
 #[derive(Serialize)]
@@ -256,8 +267,14 @@ impl Phase {
                 epochs: drawn / sampler.windows(d) as f64,
             }
         };
+        let spdf = alone.replica.masks.as_ref().map(|masks| Sparse {
+            values: masks.about.values,
+            zeros: masks.about.zeros,
+            flops_per_token: ledger::of_phase(&config.model, phase.seq_len, &masks.about),
+        });
         Ok(Phase {
             name: phase.name.clone(),
+            spdf,
             tokens: samples * phase.seq_len as u64,
             steps: phase.steps,
             seq_len: phase.seq_len,

@@ -1,9 +1,10 @@
 //! A dry run as a page of text: aligned columns, sizes in binary units.
 
 use super::curve::{self, Point};
-use super::{DryRun, Phase};
+use super::{DryRun, Phase, Sparse};
 use crate::comm::processes;
 use crate::device::Category;
+use crate::method::ledger::Ledger;
 use crate::train::progress::count;
 use std::fmt;
 
@@ -135,6 +136,9 @@ impl DryRun {
             if p.batches.len() > 1 {
                 writeln!(f, "{:<12}  {}", "", ramp(p))?;
             }
+            if let Some(s) = &p.spdf {
+                writeln!(f, "{:<12}  {}", "", zeros(s))?;
+            }
         }
         if self.phases.len() > LISTED {
             writeln!(f, "and {} more; --json lists all", self.phases.len() - LISTED)?;
@@ -228,6 +232,19 @@ fn ramp(p: &Phase) -> String {
     }
     parts[0] += " updates";
     format!("batch grows: {}", parts.join(", "))
+}
+
+/// What is zero, and what that saves by the paper's counting and with causal attention.
+fn zeros(s: &Sparse) -> String {
+    let Ledger { dense, sparse, .. } = &s.flops_per_token;
+    format!(
+        "{} of {} weights are zero: {:.2}x fewer FLOP a token with attention in full (the paper's counting), {:.2}x causal; \
+         computed dense",
+        count(s.zeros as f64),
+        count(s.values as f64),
+        dense.full / sparse.full,
+        dense.causal / sparse.causal
+    )
 }
 
 /// "web 95 %, 1.2 M tokens, pass 0.80 | laws 5 %, ..."

@@ -66,6 +66,9 @@ impl<'a> Rehearsal<'a> {
     pub fn update_of(&mut self, phase: &PhaseConfig, split: Split) -> Result<()> {
         let batches: Vec<_> =
             (0..split.micro_steps).map(|_| fake(split.micro_batch, phase.seq_len)).collect();
+        if self.replica.masks.is_some() != phase.spdf.is_some() {
+            self.replica.sparsify(phase.spdf.as_ref())?;
+        }
         let update = Update { step: 0, lr: 0.0, clip: None, weight_sum: 1.0, z_loss: phase.z_loss };
         step(&mut self.replica, &batches, &update, Ballot::new(self.config.data.len())).map(drop)
     }

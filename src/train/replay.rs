@@ -148,6 +148,7 @@ pub fn replay(config: &RunConfig, launch: &Launch, file: &Path) -> Result<Replay
     let start = Start::Resume(Box::new(checkpoint), position);
     let mut r = Replica::new(Device::cpu(launch.threads_per_rank()), Mesh::solo(), &plan(config))?;
     resume::load(config, &start, &mut r)?;
+    r.sparsify(phase.spdf.as_ref())?;
     let mut sampler = corpora::sampler(config, &domains, index)?;
     let first = position.sample(config);
     if let Some(cursor) = resume::cursor(&start)?.filter(|cursor| cursor.sample == first) {
@@ -175,6 +176,9 @@ pub fn replay(config: &RunConfig, launch: &Launch, file: &Path) -> Result<Replay
         }
     }
     r.flow.finish(&r.dev, &mut r.params)?;
+    if let Some(masks) = &r.masks {
+        masks.grads(&r.dev, &mut r.params);
+    }
     ballot.square_sum = part_square_sum(&r.dev, &r.params);
     let vote = ballot.cast(&r.dev, &r.mesh)?;
     let units = r.params.units.iter().map(|u| {

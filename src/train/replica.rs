@@ -4,8 +4,9 @@ use super::saving::Saving;
 use crate::Result;
 use crate::checkpoint::{Checkpoint, Values};
 use crate::comm::Mesh;
-use crate::config::{EvalWeights, ModelConfig, OptimConfig, OptimKind};
+use crate::config::{EvalWeights, ModelConfig, OptimConfig, OptimKind, Spdf};
 use crate::device::{DType, Device};
+use crate::method::spdf::Masks;
 use crate::model::Network;
 use crate::optim::{Optimizer, Ranks, ema::Ema};
 use crate::params::{Accumulate, Dp, Flow, Params, Partial};
@@ -19,6 +20,8 @@ pub struct Replica {
     /// Collectives of the parameters, under way.
     pub flow: Flow,
     pub optim: Optimizer,
+    /// Weights that are zero, in a sparse phase.
+    pub masks: Option<Masks>,
     pub recompute: Recompute,
     /// Whether training keeps x split over tp by rows.
     pub sequence_parallel: bool,
@@ -53,7 +56,8 @@ impl Replica {
         let &Plan { sequence_parallel, recompute, .. } = plan;
         let partial = Partial { tp: mesh.tp.clone(), kv: mesh.kv.clone(), sequence_parallel };
         let flow = Flow::new(shard, replicate, partial, plan.zero, plan.accumulate, params.units.len());
-        Ok(Replica { dev, mesh, net, params, flow, optim, recompute, sequence_parallel, saving: None })
+        let masks = None;
+        Ok(Replica { dev, mesh, net, params, flow, optim, masks, recompute, sequence_parallel, saving: None })
     }
 
     /// This rank's part of the model of a checkpoint, to look at and not to train: without gradients, masters and
@@ -95,6 +99,20 @@ impl Replica {
         if let Some(saving) = &mut self.saving {
             saving.fence();
         }
+    }
+
+    /// Makes the zeros of a phase, or frees those of the one before; how many values of this rank were not zero yet.
+    /// Collective.
+    pub fn sparsify(&mut self, spdf: Option<&Spdf>) -> Result<u64> {
+        self.masks = None;
+        let Some(spdf) = spdf else { return Ok(0) };
+        let masks = Masks::draw(&self.dev, self.mesh.world.as_ref(), &self.params, spdf)?;
+        self.fence();
+        self.flow.settle(&mut self.params)?;
+        let cleared = masks.state(&self.dev, &mut self.params, &mut self.optim);
+        self.masks = Some(masks);
+        self.flow.updated(&mut self.params)?;
+        Ok(cleared)
     }
 
     /// What f makes of the averaged weights; the trained ones are back after it. Collective over dp.

@@ -120,7 +120,14 @@ pub fn check(config: &RunConfig, launch: &Launch) -> Result<()> {
         return Err(Error::launch(format!("--threads {}", launch.threads_per_rank()), "give 1 to 1024"));
     }
     let (_, params) = Network::build(&config.model, &Device::meta(), DType::F32, (0, 1), Dp::SOLO, 1);
-    let names: Vec<&str> = params.iter().map(|(_, p)| p.spec.name.as_str()).collect();
+    let all = params.iter().map(|(_, p)| (p.spec.name.as_str(), p.spec.rows, p.spec.cols));
+    let shapes: Vec<_> = all.collect();
+    for (i, phase) in config.phases.iter().enumerate() {
+        if let Some((key, problem, remedy)) = phase.spdf.as_ref().and_then(|s| s.problem(&shapes)) {
+            return refuse(&format!("phase.{i}.spdf.{key}"), &problem, &remedy);
+        }
+    }
+    let names: Vec<&str> = shapes.iter().map(|(name, ..)| *name).collect();
     config.optim.check_names(&names, &config.source_file)
 }
 
@@ -254,13 +261,14 @@ impl Rank<'_> {
                 OptimState::KeepV => self.replica.optim.reset_first_moments(),
             }
         }
+        let spdf = self.sparsify(phase)?;
         self.row("phase", || {
             let p = position;
             json!({
                 "name": phase.name,
                 "clocks": { "update": p.update, "schedule": p.schedule(config), "sample": p.sample(config) },
                 "steps": phase.steps, "seq_len": phase.seq_len, "global_batch": phase.global_batch,
-                "batch_ramp": phase.batches.ramp(),
+                "batch_ramp": phase.batches.ramp(), "spdf": spdf,
             })
         });
         self.replica.dev.arena().trim();

@@ -1,6 +1,6 @@
 //! One update, on one page: forward and backward through the units of the network, micro-batch by micro-batch. `flow`
 //! (ZeRO, `params/flow.rs`) brings the weights of each unit just in time and reduces its gradients as soon as they are
-//! complete. Then norm, clip, optimizer, and the new weights are on their way to the next forward. Up to the fence before
+//! complete. Then masks, norm, clip, optimizer, and the new weights are on their way to the next forward. Up to the fence before
 //! the optimizer a checkpoint may be written from what the replica holds.
 
 use super::numbers::{self, Fault};
@@ -108,6 +108,9 @@ pub fn step_unless(
         ballot.add_losses(batch, &losses, r.mesh.tp.rank() == 0);
     }
     r.flow.finish(&r.dev, &mut r.params)?;
+    if let Some(masks) = &r.masks {
+        masks.grads(&r.dev, &mut r.params);
+    }
     // What replicas have in common is counted once.
     if r.mesh.replicate.rank() == 0 {
         ballot.square_sum = part_square_sum(&r.dev, &r.params);

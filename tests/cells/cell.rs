@@ -20,8 +20,16 @@ pub struct Cell {
     pub sequence_parallel: bool,
     /// Llama by AdamW, else GPT-2 by SGD.
     pub llama: bool,
+    pub how: How,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum How {
+    Plain,
     /// By Muon instead.
-    pub muon: bool,
+    Muon,
+    /// Three quarters of the matrices of blocks are zero.
+    Sparse,
 }
 
 impl Cell {
@@ -36,7 +44,7 @@ impl Cell {
             usize::from(self.recompute == Recompute::Full),
             usize::from(self.sequence_parallel),
             usize::from(self.llama),
-            usize::from(self.muon),
+            self.how as usize,
         ]
     }
 
@@ -45,11 +53,13 @@ impl Cell {
         let sums = if self.accumulate == Accumulate::Sharded { " sharded" } else { "" };
         let full = if self.recompute == Recompute::Full { " full" } else { "" };
         let rows = if self.sequence_parallel { " sp" } else { "" };
-        let model = match (self.llama, self.muon) {
-            (true, true) => "llama-muon",
-            (true, false) => "llama-adamw",
-            (false, true) => "gpt2-muon",
-            (false, false) => "gpt2-sgd",
+        let model = match (self.llama, self.how) {
+            (true, How::Muon) => "llama-muon",
+            (true, How::Plain) => "llama-adamw",
+            (true, How::Sparse) => "llama-adamw-sparse",
+            (false, How::Muon) => "gpt2-muon",
+            (false, How::Plain) => "gpt2-sgd",
+            (false, How::Sparse) => "gpt2-sgd-sparse",
         };
         format!("{}x{shard}x{tp} zero{zero} micro{micro}{sums}{full}{rows} {model}", dp / shard)
     }
@@ -67,7 +77,8 @@ pub fn legal(ranks: usize) -> Vec<Cell> {
     let divisors = |n: usize| (1..=n).filter(move |d| n.is_multiple_of(*d));
     let mut cells = vec![];
     let both = [true, false];
-    for (llama, muon) in both.into_iter().flat_map(|llama| both.map(|muon| (llama, muon))) {
+    let ways = [How::Plain, How::Muon, How::Sparse];
+    for (llama, how) in both.into_iter().flat_map(|llama| ways.map(|how| (llama, how))) {
         let heads = if llama { HEADS[0] } else { HEADS[1] };
         for tp in divisors(ranks).filter(|tp| heads.is_multiple_of(*tp)) {
             let dp = ranks / tp;
@@ -91,7 +102,7 @@ pub fn legal(ranks: usize) -> Vec<Cell> {
                                     recompute,
                                     sequence_parallel,
                                     llama,
-                                    muon,
+                                    how,
                                 };
                                 cells.push(cell);
                             }

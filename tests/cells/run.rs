@@ -1,13 +1,13 @@
 //! Training in a cell, and what one rank makes of the same data.
 
 use crate::batch;
-use crate::cell::Cell;
+use crate::cell::{Cell, How};
 use crate::gather::{Part, all_gradients, all_weights};
 use crate::muon::muon;
 use crate::replica::{Setup, VOCAB, gpt2, llama};
 use espalier::Result;
 use espalier::comm::{Comm, Reduce, World};
-use espalier::config::{ModelConfig, OptimKind, Positions, Precision};
+use espalier::config::{ModelConfig, OptimKind, Pattern, Positions, Precision, Spdf};
 use espalier::device::{Category, DType, Device};
 use espalier::params::{LocalBox, Shard};
 use espalier::tensor::Tensor;
@@ -70,11 +70,11 @@ pub struct Report {
 
 /// Trains in each cell. Collective over the world.
 pub fn cells(world: World, cells: &[Cell]) -> Result<Vec<Report>> {
-    let mut alone: HashMap<(bool, bool), Trace> = HashMap::new();
+    let mut alone: HashMap<(bool, How), Trace> = HashMap::new();
     let mut twins: Vec<(Cell, String, u64)> = vec![];
     let mut reports = vec![];
     for cell in cells {
-        let want = alone.entry((cell.llama, cell.muon)).or_insert_with(|| {
+        let want = alone.entry((cell.llama, cell.how)).or_insert_with(|| {
             let one =
                 Cell { dp: 1, tp: 1, shard: 1, zero: 0, micro: 1, sequence_parallel: false, ..cell.twin() };
             setup(&one).run(|r| train(r, &one, batch_size(world.size()))).remove(0)
@@ -137,10 +137,10 @@ fn setup(cell: &Cell) -> Setup {
     // With the usual ε, first updates of AdamW are lr · g / |g| and amplify the rounding of tiny gradients.
     let adamw =
         OptimKind::AdamW { betas: [0.9, 0.95], eps: 1e-3, weight_decay: 0.1, moments: Precision::F32 };
-    let kind = match (cell.llama, cell.muon) {
-        (_, true) => muon(),
-        (true, false) => adamw,
-        (false, false) => OptimKind::Sgd { weight_decay: 0.01 },
+    let kind = match (cell.llama, cell.how) {
+        (_, How::Muon) => muon(),
+        (true, _) => adamw,
+        (false, _) => OptimKind::Sgd { weight_decay: 0.01 },
     };
     let Cell { dp, tp, shard, zero, accumulate, recompute, sequence_parallel, .. } = *cell;
     Setup {
@@ -158,7 +158,11 @@ fn setup(cell: &Cell) -> Setup {
 }
 
 fn train(r: &mut Replica, cell: &Cell, batch: usize) -> Result<Trace> {
-    let lr = if cell.llama || cell.muon { 3e-4 } else { 0.1 };
+    let lr = if cell.llama || cell.how == How::Muon { 3e-4 } else { 0.1 };
+    if cell.how == How::Sparse {
+        let matches = vec!["blocks.*.attn.?.weight".into(), "blocks.*.mlp.*.weight".into()];
+        r.sparsify(Some(&Spdf { matches, pattern: Pattern::Unstructured, sparsity: 0.75, seed: 5 }))?;
+    }
     let mut trace = Trace { losses: vec![], norms: vec![], looks: vec![] };
     for i in 0..STEPS {
         let batches = micro_batches(r, i, cell, batch);

@@ -36,6 +36,7 @@ fn setting(path: &str) -> &'static [&'static str] {
         "optim.muon.adamw" => &["optim.muon={}"],
         "optim.ema" => &["optim.ema={ decay = 0.9 }"],
         "phase.*.batch_ramp" => &["phase.0.batch_ramp={ from = 2, by = 2, samples = 100 }"],
+        "phase.*.spdf" => &["phase.0.spdf={ sparsity = 0.5 }"],
         "optim.group.*" => &["optim.group=[{ match = [\"*\"], lr_scale = 0.5 }]"],
         _ => &[],
     }
@@ -94,7 +95,7 @@ fn a_list_is_refused_with_what_the_schema_says_of_its_entries() {
             seen += 1;
         }
     });
-    assert_eq!(seen, 7);
+    assert_eq!(seen, 8);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 use std::time::{Duration, Instant};
 
 /// How long a rank that failed waits for the others to hear of it before MPI ends them.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// What to tell a person, and the exit code of this process. Ranks that end well, or stop as asked, wait for all others;
 /// those that fail wait a little.

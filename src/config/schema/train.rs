@@ -175,7 +175,8 @@ pub(super) const PHASE: Table = Table {
             "optimizer",
             Takes::Words(|| words(read_phase::OPTIMIZER)),
             "\"keep\"",
-            "What happens to its state at the start: stays, is reset, or only the first moments are (`keep_v`).",
+            "What happens to its state at the start: stays, is reset, or only the first moments are (`keep_v`). Where zeros of \
+             the phase before are freed the default is \"reset\".",
         ),
         key(
             "schedule",
@@ -205,6 +206,36 @@ pub(super) const PHASE: Table = Table {
         may("attention", ATTENTION, "`run.attention`", "What a token sees in this phase."),
         may("z_loss", Z_LOSS, "`run.z_loss`", "Coefficient of the z term in this phase."),
         may("eval", Takes::Table, "`eval` at the top", "Evaluation in this phase, or `\"none\"`."),
+        may("spdf", Takes::Table, "all weights are trained", "Weights that are zero during this phase."),
+    ],
+};
+
+pub(super) const PHASE_SPDF: Table = Table {
+    path: "phase.*.spdf",
+    head: "spdf = { .. }",
+    about: "Sparse pre-training (SPDF, arXiv 2303.10464): zeros are drawn once, by seed, name and place, whatever the \
+            topology; these weights, their gradients and their moments are zero until a phase without them. Phases with the \
+            same table have the same zeros. Storage and products stay dense.",
+    keys: &[
+        may(
+            "sparsity",
+            Takes::Number("a number of at least 0 and less than 1"),
+            "required; with \"2:4\" it is 0.5",
+            "Share of zeros in each matrix: exactly ⌊sparsity · n⌋ of its n weights.",
+        ),
+        key(
+            "pattern",
+            Takes::Text("\"unstructured\" or \"2:4\""),
+            "\"unstructured\"",
+            "Where they are: anywhere at random, or two at random of every four neighbours in a row.",
+        ),
+        key(
+            "match",
+            Takes::List("a list of patterns such as \"blocks.*.mlp.*.weight\""),
+            "[\"blocks.*.attn.?.weight\", \"blocks.*.mlp.*.weight\"]",
+            "Patterns of names of matrices: `*` any run of characters, `?` one.",
+        ),
+        may("seed", Takes::Whole(0, i64::MAX as u64), "`run.seed`", "Of the choice."),
     ],
 };
 

@@ -13,7 +13,7 @@ mod owners;
 
 use super::Hyper;
 use super::adamw::sgd;
-use super::moments::{runs, widened_one};
+use super::moments::widened_one;
 use super::trained::Trained;
 use crate::Result;
 use crate::comm::{Comm, Solo};
@@ -180,7 +180,7 @@ impl Muon {
         let stream = Philox::new(0, &format!("moments/{}", p.spec.name));
         let m = Shared::new(&mut momentum.data_mut::<bf16>()[held]);
         dev.pool().ranges(own.len(), GRAIN, |r| {
-            for (run, index) in runs(p, own.start + r.start..own.start + r.end) {
+            for (run, index) in p.runs(own.start + r.start..own.start + r.end) {
                 let run = run.start - own.start..run.end - own.start;
                 // SAFETY: as above.
                 let m = unsafe { m.part(run.clone()) };

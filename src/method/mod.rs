@@ -1,0 +1,4 @@
+//! What makes a phase of a run more than plain training: a file or folder for each method.
+
+pub mod ledger;
+pub mod spdf;
