@@ -50,13 +50,15 @@ fn zeros(spdf: &Spdf, name: &str, n: usize) -> BTreeSet<usize> {
     }
 }
 
-fn update_of(r: &mut Replica, i: u64) -> Result<f64> {
+/// Loss and gradient norm.
+fn update_of(r: &mut Replica, i: u64) -> Result<(f64, f64)> {
     let dp = (r.mesh.dp.rank(), r.mesh.dp.size());
     let each = GLOBAL_BATCH / dp.1;
     let batches: [MicroBatch; 1] = [batch::rows(i, dp.0 * each, each, SEQ_LEN, VOCAB)];
     let all = weight_sum(&[batch::rows(i, 0, GLOBAL_BATCH, SEQ_LEN, VOCAB)]);
     let update = Update { step: i, lr: 1e-3, clip: Some(1.0), weight_sum: all, z_loss: 0.0 };
-    Ok(step(r, &batches, &update, Ballot::new(1))?.loss)
+    let outcome = step(r, &batches, &update, Ballot::new(1))?;
+    Ok((outcome.loss, outcome.grad_norm))
 }
 
 /// That masters and moments of this rank's slices are zero where they must be: those of no other rank are here.
@@ -86,13 +88,13 @@ fn check_state(r: &Replica, spdf: &Spdf) {
 }
 
 struct Seen {
-    losses: Vec<f64>,
+    losses: Vec<(f64, f64)>,
     gradients: Vec<Part>,
     weights: Vec<Part>,
     hash: u64,
 }
 
-fn trained(setup: &Setup, spdf: Option<&Spdf>, steps: u64) -> (Vec<f64>, Vec<Whole>, Vec<Whole>, u64) {
+fn trained(setup: &Setup, spdf: Option<&Spdf>, steps: u64) -> (Vec<(f64, f64)>, Vec<Whole>, Vec<Whole>, u64) {
     let seen = setup.run(|r| {
         r.sparsify(spdf)?;
         let mut losses = vec![];
@@ -153,8 +155,16 @@ fn what_is_zero_stays_zero_on_every_topology() {
                     check_zeros(&gradients, &spdf, &format!("{case}, gradients"));
                     check_zeros(&weights, &spdf, &format!("{case}, weights"));
                     assert_eq!(drawn, hash, "{case}");
+                    // The norm that is clipped by is that of what is trained.
+                    let squares: f64 = gradients.iter().flat_map(|t| &t.values).map(|g| g * g).sum();
+                    let norm = got[got.len() - 1].1;
+                    assert!(
+                        (norm / squares.sqrt() - 1.0).abs() < 1e-5,
+                        "{case}: {norm}, not {}",
+                        squares.sqrt()
+                    );
                     if dtype == DType::F32 && kind == solo.kind {
-                        let off = got.iter().zip(&losses).map(|(a, b)| (a / b - 1.0).abs());
+                        let off = got.iter().zip(&losses).map(|(a, b)| (a.0 / b.0 - 1.0).abs());
                         assert!(off.fold(0.0, f64::max) < 1e-5, "{case}: {got:?}, not {losses:?}");
                     }
                 }
