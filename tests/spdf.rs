@@ -94,7 +94,10 @@ struct Seen {
     hash: u64,
 }
 
-fn trained(setup: &Setup, spdf: Option<&Spdf>, steps: u64) -> (Vec<(f64, f64)>, Vec<Whole>, Vec<Whole>, u64) {
+/// Loss and norm of each step, the last gradients, the weights, the hash of the masks.
+type Trained = (Vec<(f64, f64)>, Vec<Whole>, Vec<Whole>, u64);
+
+fn trained(setup: &Setup, spdf: Option<&Spdf>, steps: u64) -> Trained {
     let seen = setup.run(|r| {
         r.sparsify(spdf)?;
         let mut losses = vec![];
