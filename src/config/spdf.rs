@@ -1,17 +1,16 @@
 //! SPDF as a phase gives it: which weights are zero and stay zero (sparse pre-training and dense fine-tuning, arXiv 2303.10464).
 
 use super::glob;
+use super::muon::MATRICES;
 use super::table::Table;
 use crate::Result;
 
-/// The matrices of blocks: what the paper's configurations sparsify.
-const MATCH: [&str; 2] = ["blocks.*.attn.?.weight", "blocks.*.mlp.*.weight"];
 const WANTS_PATTERN: &str = "\"unstructured\" or \"2:4\"";
 const WANTS_SPARSITY: &str = "a number of at least 0 and less than 1";
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spdf {
-    /// Patterns of names.
+    /// Patterns of names; by default the matrices of blocks, which the paper's configurations sparsify.
     pub matches: Vec<String>,
     pub pattern: Pattern,
     /// Share of zeros in each matching tensor.
@@ -105,7 +104,7 @@ pub(super) fn read(t: &Table, seed: u64) -> Result<Spdf> {
     };
     let matches = t.strs("match", "a list of patterns such as \"blocks.*.mlp.*.weight\"")?;
     let matches =
-        matches.map_or(MATCH.map(String::from).to_vec(), |m| m.into_iter().map(String::from).collect());
+        matches.map_or(MATRICES.map(String::from).to_vec(), |m| m.into_iter().map(String::from).collect());
     if matches.is_empty() {
         return Err(t.error(
             "match",

@@ -34,7 +34,8 @@ pub fn cause(name: &str, ranks: usize) -> Result<()> {
             ("length", true) => return sum(&world, len + 1, "loss"),
             ("call", true) => return world.barrier("loss"),
             ("return", true) => return Ok(()),
-            ("error", true) => return Err(Error::data("corpus.bin", "is cut short", "")),
+            ("late", false) if world.rank() == 0 => std::thread::sleep(Duration::from_millis(700)),
+            ("error" | "late", true) => return Err(Error::data("corpus.bin", "is cut short", "")),
             ("panic", true) => panic!("index {} out of range", 7),
             ("abort", true) => {
                 world.abort("disk full");
@@ -96,6 +97,8 @@ fn a_rank_that_returns_while_others_wait_is_named() {
 #[test]
 fn an_error_of_one_rank_is_said_once_and_is_the_exit_code_of_all() {
     ends("error", 3, |_| vec!["espalier: corpus.bin: is cut short".into()]);
+    // The first rank looks late, when all others have ended, and may read what they say in any order.
+    ends("late", 3, |_| vec!["espalier: corpus.bin: is cut short".into()]);
     ends("alike", 3, |_| vec!["espalier: corpus.bin: is cut short".into()]);
     ends("abort", 2, |_| vec!["espalier: own error".into()]);
     ends("requeue", 75, |_| vec!["stopped at step 7 as asked".into()]);

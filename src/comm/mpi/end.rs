@@ -2,7 +2,7 @@
 //! hangs.
 
 use super::UNIVERSE;
-use super::engine::{Engine, LOST, Token};
+use super::engine::{Engine, LOST, Lost, Token};
 use super::process::Process;
 use super::wire::Control;
 use crate::{Error, Result};
@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 /// How long a rank that failed waits for the others to hear of it before MPI ends them.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// How long the launcher has to read what a rank said last: some drop what they have not read when MPI ends a run.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// What to tell a person, and the exit code of this process. Ranks that end well, or stop as asked, wait for all others;
 /// those that fail wait a little.
@@ -49,9 +51,16 @@ pub fn end(process: &Process, result: &Result<()>) -> i32 {
             crate::terminal::say(&format!("espalier: {text}"));
         }
     }
-    // Who only heard it has nothing to say.
-    let text = if heard { String::new() } else { text };
-    process.engine().tell(&Control::End { code, text });
+    // Who only heard it has nothing to say of its own. It passes on what it heard: its end may be read before that.
+    let mut engine = process.engine();
+    let theirs = engine.lost.clone().filter(|_| heard);
+    if let Some(Lost { rank, code, problem, .. }) = theirs.clone() {
+        engine.tell(&Control::Lost { rank, code, problem });
+    }
+    engine.tell(
+        &theirs.map_or(Control::End { code, text }, |l| Control::End { code: l.code, text: "".into() }),
+    );
+    drop(engine);
 
     let mut since = None;
     let all = process.until(|engine, naps| {
@@ -81,9 +90,7 @@ pub fn end(process: &Process, result: &Result<()>) -> i32 {
     drop(engine);
     if !all || failed {
         // One rank ends them all, as launchers like it best.
-        if !first {
-            std::thread::sleep(PATIENCE);
-        }
+        std::thread::sleep(if first { LAST_WORDS } else { PATIENCE });
         process.link.abort(code);
     }
     process.close();
