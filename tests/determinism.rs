@@ -43,7 +43,7 @@ fn train(setup: &Setup) -> Vec<Bits> {
                 batch::rows(i, first + ROWS[0], ROWS[1], SEQ_LEN, VOCAB),
             ];
             let weight_sum = weight_sum(&batches) * r.mesh.dp.size() as f64;
-            let update = Update { step: i, lr: 1e-3, clip: Some(1.0), weight_sum, z_loss: 0.0 };
+            let update = Update { step: i, lr: 1e-3, clip: Some(1.0), weight_sum, z_loss: 0.0, teacher: 0.0 };
             let outcome = step(r, &batches, &update, Ballot::new(1))?;
             losses.push(outcome.loss.to_bits());
             norms.push(outcome.grad_norm.to_bits());
@@ -132,7 +132,8 @@ fn from_the_second_step_on_no_memory_is_asked_for() {
                 for i in 0..6 {
                     let batches = ROWS.map(|n| batch::rows(i, 0, n, SEQ_LEN, VOCAB));
                     let weight_sum = weight_sum(&batches) * r.mesh.dp.size() as f64;
-                    let update = Update { step: i, lr: 1e-3, clip: Some(1.0), weight_sum, z_loss: 0.0 };
+                    let update =
+                        Update { step: i, lr: 1e-3, clip: Some(1.0), weight_sum, z_loss: 0.0, teacher: 0.0 };
                     step(r, &batches, &update, Ballot::new(1))?;
                     fresh.push(r.dev.arena().used().fresh_bytes);
                 }

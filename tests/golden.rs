@@ -212,7 +212,8 @@ fn twenty_steps_of_adamw_and_sgd_follow_pytorch() {
                     .map(|i| {
                         let batch = golden.batch("train_tokens", "train_targets", i);
                         let weight_sum = weight_sum(&batch);
-                        let update = Update { step: i as u64, lr, clip: None, weight_sum, z_loss: 0.0 };
+                        let update =
+                            Update { step: i as u64, lr, clip: None, weight_sum, z_loss: 0.0, teacher: 0.0 };
                         step(r, &[batch], &update, Ballot::new(1)).expect("a step").loss
                     })
                     .collect()
@@ -288,7 +289,8 @@ fn bf16_training_follows_f32_within_what_its_eight_bits_allow() {
         for (i, want) in golden.get("adamw_losses").iter().enumerate() {
             let batch = golden.batch("train_tokens", "train_targets", i);
             let weight_sum = weight_sum(&batch);
-            let update = Update { step: i as u64, lr: 1e-3, clip: None, weight_sum, z_loss: 0.0 };
+            let update =
+                Update { step: i as u64, lr: 1e-3, clip: None, weight_sum, z_loss: 0.0, teacher: 0.0 };
             let loss = step(&mut r, &[batch], &update, Ballot::new(1)).expect("a step").loss;
             worst = worst.max((loss / *want as f64 - 1.0).abs());
         }

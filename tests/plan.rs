@@ -76,8 +76,14 @@ fn real(config: &RunConfig, ranks: usize) -> Vec<(MemoryUse, [u64; 3])> {
             }
             let micro = || batch(split.micro_batch, phase.seq_len, config.model.vocab);
             let batches: Vec<_> = (0..split.micro_steps).map(|_| micro()).collect();
-            let update =
-                Update { step: n as u64, lr: 1e-3, clip: Some(1.0), weight_sum: 512.0, z_loss: phase.z_loss };
+            let update = Update {
+                step: n as u64,
+                lr: 1e-3,
+                clip: Some(1.0),
+                weight_sum: 512.0,
+                z_loss: phase.z_loss,
+                teacher: 0.0,
+            };
             step(&mut r, &batches, &update, Ballot::new(config.data.len()))?;
         }
         r.flow.settle(&mut r.params)?;

@@ -14,6 +14,8 @@ mod ramp;
 mod random;
 #[path = "resume/reshard.rs"]
 mod reshard;
+#[path = "resume/salt.rs"]
+mod salt;
 #[path = "resume/spdf.rs"]
 mod spdf;
 #[path = "resume/stops.rs"]

@@ -154,7 +154,8 @@ fn train(model: &ModelConfig, kind: OptimKind, (steps, lr): (u64, f64), topology
         for i in 0..steps {
             let batches = micro_batches(i, (r.mesh.dp.rank(), dp), micro);
             // Gradients are clipped, those of the last steps of GPT-2 are not.
-            let update = Update { step: i, lr, clip: Some(1.2), weight_sum: weight_of(i), z_loss: 0.0 };
+            let update =
+                Update { step: i, lr, clip: Some(1.2), weight_sum: weight_of(i), z_loss: 0.0, teacher: 0.0 };
             let outcome = step(r, &batches, &update, Ballot::new(1))?;
             seen.outcomes.push((outcome.loss, outcome.grad_norm));
             if LOOKS.contains(&(i + 1)) {
@@ -372,7 +373,7 @@ fn gradients(model: &ModelConfig, topology: Topology) -> Vec<Whole> {
         let batches = micro_batches(0, (r.mesh.dp.rank(), dp), micro);
         for (i, batch) in batches.iter().enumerate() {
             let last = i + 1 == batches.len();
-            let terms = Terms { scale: 1.0 / weight_of(0), z: z_loss(model) };
+            let terms = Terms { scale: 1.0 / weight_of(0), z: z_loss(model), teacher: 0.0 };
             forward_backward(r, batch, At::default(), terms, last)?;
         }
         r.flow.finish(&r.dev, &mut r.params)?;

@@ -230,7 +230,7 @@ fn update(
             before.next_weight_sum = weight_sum(&own);
         }
         let weight_sum = before.cast(&r.dev, &r.mesh)?.next_weight_sum;
-        let update = Update { step: 0, lr: 0.1, clip: None, weight_sum, z_loss: 0.0 };
+        let update = Update { step: 0, lr: 0.1, clip: None, weight_sum, z_loss: 0.0, teacher: 0.0 };
         let loss = match dtype {
             DType::F64 => reduced(r, &own, weight_sum)?,
             _ => step(r, &own, &update, Ballot::new(1))?.loss,

@@ -208,7 +208,7 @@ pub fn run(what: &Step) -> Result<serde_json::Value> {
     let mut one = || {
         let b = [batch(&c, rows, seq_len, update)];
         let weight_sum = b[0].weights.iter().map(|w| *w as f64).sum();
-        let update_now = Update { step: update, lr: 3e-4, clip: None, weight_sum, z_loss: 0.0 };
+        let update_now = Update { step: update, lr: 3e-4, clip: None, weight_sum, z_loss: 0.0, teacher: 0.0 };
         losses.push(step(&mut r, &b, &update_now, Ballot::new(1))?.loss);
         update += 1;
         Ok(())

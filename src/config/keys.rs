@@ -9,7 +9,6 @@ pub(super) const NOT_BUILT: &[(&str, &[&str], &str)] = &[
     ("phase.*", &["grow"], "leave it out, the network keeps its size"),
     ("phase.*.spdf", &["keep_old"], "leave it out, every weight is as likely to be zero"),
     ("phase.*.spdf", &["dynamic", "rigl", "set"], "leave it out, masks stay as they are drawn"),
-    ("phase.*", &["salt"], "leave it out, the phase trains without a teacher"),
     ("parallel", &["pp", "pipeline", "pipeline_parallel"], "leave it out and use tp and more ranks"),
     ("parallel", &["cp", "context", "context_parallel"], "leave it out and lower micro_batch"),
     ("parallel", &["ep", "expert_parallel"], "leave it out, models are dense"),

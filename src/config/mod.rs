@@ -17,6 +17,7 @@ mod read_numerics;
 mod read_phase;
 mod reference;
 pub mod run;
+pub mod salt;
 pub mod schedule;
 pub mod schema;
 mod set;
@@ -29,6 +30,7 @@ pub use model::{Activation, Head, ModelConfig, Norm, NormPlace, Positions, RopeS
 pub use muon::{Adjust, MuonConfig, is_matrix_of_block};
 pub use reference::reference;
 pub use run::*;
+pub use salt::{Distance, Salt};
 pub use schedule::{Kind, Length, Schedule, Segment};
 pub use spdf::{Pattern, Spdf};
 

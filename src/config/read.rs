@@ -119,22 +119,29 @@ pub(super) fn z_loss(t: &Table) -> Result<Option<f64>> {
 fn init(t: &Table) -> Result<Init> {
     let wants =
         "\"random\", \"ckpt:PATH\", \"ckpt:PATH@STEP\", \"ema:PATH\", \"ema:PATH@STEP\" or \"hf:DIR\"";
-    let Some(s) = t.str("init", wants)? else { return Ok(Init::Random) };
-    let refuse = || t.error("init", format!("unknown value {s:?}"), format!("give {wants}"));
+    if t.str("init", wants)? == Some("random") {
+        return Ok(Init::Random);
+    }
+    Ok(weights_of(t, "init", wants)?.unwrap_or(Init::Random))
+}
+
+/// Trained weights that a key names, if it is there.
+pub(super) fn weights_of(t: &Table, key: &str, wants: &str) -> Result<Option<Init>> {
+    let Some(s) = t.str(key, wants)? else { return Ok(None) };
+    let refuse = || t.error(key, format!("unknown value {s:?}"), format!("give {wants}"));
     match s.split_once(':') {
-        None if s == "random" => Ok(Init::Random),
-        Some(("hf", dir)) if !dir.is_empty() => Ok(Init::HuggingFace(dir.into())),
+        Some(("hf", dir)) if !dir.is_empty() => Ok(Some(Init::HuggingFace(dir.into()))),
         Some((kind @ ("ckpt" | "ema"), path)) if !path.is_empty() => {
             let ema = kind == "ema";
             let step = path.rsplit_once('@').filter(|(_, n)| n.bytes().all(|b| b.is_ascii_digit()));
-            Ok(match step {
+            Ok(Some(match step {
                 Some(("", _)) => return Err(refuse()),
                 Some((path, n)) => {
                     let step = n.parse().map_err(|_| refuse())?;
                     Init::Checkpoint { path: path.into(), step: Some(step), ema }
                 }
                 None => Init::Checkpoint { path: path.into(), step: None, ema },
-            })
+            }))
         }
         _ => Err(refuse()),
     }

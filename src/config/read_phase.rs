@@ -5,6 +5,7 @@ use super::doc::{Node, Origin, Value};
 use super::model::{ModelConfig, Positions};
 use super::read::{ATTENTION, GLOBAL_BATCH, SEQ_LEN, TOKENS, eval, unknown_corpus, z_loss};
 use super::run::*;
+use super::salt;
 use super::schedule::{Kind, Length, Schedule, Segment};
 use super::spdf;
 use super::table::{Table, number};
@@ -65,6 +66,8 @@ pub(super) fn phases(
         // Weights that were zero have no moments, and would take steps of their own size with an old t.
         let freed = phases.last().is_some_and(|before| before.spdf.is_some() && before.spdf != spdf);
         let optimizer = if freed { OptimState::Reset } else { OptimState::Keep };
+        let eval = phase_eval(t, data, optim, default_eval)?;
+        let salt = t.opt_table("salt")?.map(|t| salt::read(&t, steps, eval.is_some())).transpose()?;
         let phase = PhaseConfig {
             name,
             steps,
@@ -81,8 +84,9 @@ pub(super) fn phases(
             batches,
             attention: t.choice("attention", ATTENTION)?.unwrap_or(run.attention),
             z_loss: z_loss(t)?.unwrap_or(run.z_loss),
-            eval: phase_eval(t, data, optim, default_eval)?,
+            eval,
             spdf,
+            salt,
         };
         if phase.optimizer == OptimState::KeepV && matches!(optim.kind, OptimKind::Sgd { .. }) {
             return Err(t.error(
@@ -249,12 +253,13 @@ fn segments(t: &Table) -> Result<Vec<Segment>> {
     if tables.is_empty() {
         return Err(t.missing("lr", like));
     }
-    tables.iter().map(segment).collect()
+    tables.iter().map(|t| segment(t, "a rate from 0 to 1e6", |x| (0.0..=1e6).contains(&x))).collect()
 }
 
-fn segment(t: &Table) -> Result<Segment> {
+/// A segment whose values are `fits`, which `wants` says.
+pub(super) fn segment(t: &Table, wants: &str, fits: fn(f64) -> bool) -> Result<Segment> {
     let kind = t.choice("kind", KINDS)?.ok_or_else(|| t.missing("kind", "kind = \"linear\""))?;
-    let rate = |key: &str| t.float(key, "a rate from 0 to 1e6", |x| (0.0..=1e6).contains(&x));
+    let rate = |key: &str| t.float(key, wants, fits);
     let current = matches!(t.get("from").map(|n| &n.value), Some(Value::Str(s)) if s == "current");
     let from = if current { None } else { rate("from")? };
     let to = rate("to")?;

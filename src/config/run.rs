@@ -4,6 +4,7 @@
 use super::batches::Batches;
 use super::model::ModelConfig;
 use super::muon::MuonConfig;
+use super::salt::Salt;
 use super::schedule::Schedule;
 use super::spdf::Spdf;
 use std::path::PathBuf;
@@ -117,6 +118,20 @@ pub enum Init {
     },
     /// A Hugging Face directory.
     HuggingFace(PathBuf),
+}
+
+/// As the run file has it.
+impl std::fmt::Display for Init {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Init::Random => write!(f, "random"),
+            Init::Checkpoint { path, step, ema } => {
+                let step = step.map_or(String::new(), |n| format!("@{n}"));
+                write!(f, "{}:{}{step}", if *ema { "ema" } else { "ckpt" }, path.display())
+            }
+            Init::HuggingFace(dir) => write!(f, "hf:{}", dir.display()),
+        }
+    }
 }
 
 /// What a token may attend to.
@@ -350,6 +365,8 @@ pub struct PhaseConfig {
     pub eval: Option<EvalConfig>,
     /// Weights that are zero during this phase; `None` = all are trained.
     pub spdf: Option<Spdf>,
+    /// Who teaches during this phase.
+    pub salt: Option<Salt>,
 }
 
 /// What happens to the optimizer's state at the start of a phase.
@@ -385,6 +402,11 @@ impl PhaseConfig {
     /// Learning rate of the update with index `step` (0-based) of this phase.
     pub fn lr_at(&self, step: u64) -> f64 {
         self.lr.at(self.lr_first.saturating_add(step), self.lr_start)
+    }
+
+    /// The teacher's share of the loss of the update with index `step` (0-based) of this phase.
+    pub fn teacher_at(&self, step: u64) -> f64 {
+        self.salt.as_ref().map_or(0.0, |salt| salt.weight_at(step))
     }
 
     /// Samples of the first `steps` updates of this phase, which are not more than it has.

@@ -127,6 +127,23 @@ impl Schedule {
         None
     }
 
+    /// The first update from which on the value is 0; `steps` if that of the last is not.
+    pub fn zero_from(&self, start: f64) -> u64 {
+        let (mut current, mut first, mut from) = (start, 0, 0);
+        for (s, &end) in self.segments.iter().zip(&self.ends) {
+            let z = s.end(current);
+            let flat = s.kind == Kind::Const || s.from.unwrap_or(current) == 0.0;
+            if z != 0.0 {
+                from = end;
+            } else if !flat && end > first {
+                // All but its last value.
+                from = end - 1;
+            }
+            (current, first) = (z, end);
+        }
+        from
+    }
+
     /// Value of the last update.
     pub fn end(&self, start: f64) -> f64 {
         self.segments.iter().fold(start, |current, s| s.end(current))
@@ -247,6 +264,26 @@ mod tests {
             seg(Kind::Linear, None, 1.0, Length::Rest),
         ];
         assert_eq!(Schedule::resolve(short, 4).unwrap().at(0, 0.0), 4.0);
+    }
+
+    #[test]
+    fn a_schedule_that_ends_at_zero_says_from_where_on_it_is_zero() {
+        use Kind::*;
+        let tables = [
+            vec![seg(Const, None, 0.5, Length::Rest)],
+            vec![seg(Const, None, 0.5, Length::Steps(20)), seg(Const, None, 0.0, Length::Rest)],
+            vec![seg(Linear, Some(1.0), 0.0, Length::Steps(30)), seg(Cosine, None, 0.0, Length::Rest)],
+            vec![seg(Const, None, 0.0, Length::Steps(30)), seg(Linear, None, 1.0, Length::Rest)],
+            vec![seg(Const, None, 0.0, Length::Rest)],
+            vec![seg(Linear, Some(1.0), 0.0, Length::Rest)],
+        ];
+        let found = tables.map(|t| {
+            let s = Schedule::resolve(t, 100).unwrap();
+            let last = (0..100).rev().find(|i| s.at(*i, 0.0) != 0.0).map_or(0, |i| i + 1);
+            assert_eq!(s.zero_from(0.0), last);
+            last
+        });
+        assert_eq!(found, [100, 20, 29, 100, 0, 99]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod model;
 mod numerics;
 mod run;
+mod salt;
 mod train;
 
 use super::read;
@@ -143,5 +144,7 @@ pub const TABLES: &[Table] = &[
     train::PHASE_RAMP,
     train::PHASE_EVAL,
     train::PHASE_SPDF,
+    salt::SALT,
+    salt::WEIGHT,
     train::PHASE_LR,
 ];

@@ -9,6 +9,7 @@ use super::read_model::{ACTIVATIONS, HEADS, NORM_PLACES, NORMS};
 use super::read_numerics::{ON_FAULT, ON_SPIKE};
 use super::read_phase::{CURSOR, KINDS, OPTIMIZER, SCHEDULE};
 use super::run::*;
+use super::salt;
 use super::schedule::{Length, Segment};
 use super::spdf;
 use std::fmt::Debug;
@@ -90,15 +91,7 @@ impl RunConfig {
         w.matters = true;
         w.line("seed", r.seed.to_string());
         w.line("dtype", word(PRECISIONS, r.dtype));
-        let init = match &r.init {
-            Init::Random => "random".into(),
-            Init::Checkpoint { path, step, ema } => {
-                let step = step.map_or(String::new(), |n| format!("@{n}"));
-                format!("{}:{}{step}", if *ema { "ema" } else { "ckpt" }, path.display())
-            }
-            Init::HuggingFace(dir) => format!("hf:{}", dir.display()),
-        };
-        w.line("init", string(&init));
+        w.line("init", string(&r.init.to_string()));
         w.line("seq_len", r.seq_len.to_string());
         w.line("global_batch", r.global_batch.to_string());
         w.line("attention", word(ATTENTION, r.attention));
@@ -211,6 +204,9 @@ impl RunConfig {
         }
         if let Some(s) = &p.spdf {
             w.line("spdf", spdf::text(s));
+        }
+        if let Some(s) = &p.salt {
+            w.line("salt", salt::text(s));
         }
         if p.eval != self.eval {
             w.matters = false;
@@ -351,7 +347,7 @@ fn eval(e: &EvalConfig) -> String {
     format!("{{ on = [{}], every = {every}, tokens = {}, weights = {weights} }}", on.join(", "), e.tokens)
 }
 
-fn segment(s: &Segment) -> String {
+pub(super) fn segment(s: &Segment) -> String {
     let value = |key: &str, x: Option<f64>| x.map_or(String::new(), |x| format!(", {key} = {x:?}"));
     let length = match s.length {
         Length::Frac(f) => format!(", frac = {f:?}"),

@@ -9,6 +9,7 @@ use crate::config::{Activation as Kind, Head as HeadKind, ModelConfig, NormPlace
 use crate::device::gemm::Panels;
 use crate::device::{Device, Elem};
 use crate::ops::activation::Activation;
+use crate::ops::distill::{Soft, Sums};
 use crate::ops::linear::ColumnLinear;
 use crate::ops::loss::{self, Targets, Vocab, VocabGrads};
 use crate::ops::norm::Norm;
@@ -16,6 +17,7 @@ use crate::params::{Covers, Declare, Init, LocalBox, ParamSpec, Params, Shard};
 use crate::tape::{Cx, ParamId, Shape, Tape, Var};
 use crate::tensor::Tensor;
 use crate::with_dtype;
+use std::ops::Range;
 
 pub struct Head {
     norm: Option<Norm>,
@@ -27,6 +29,17 @@ pub struct Head {
     /// V
     vocab: usize,
     softcap: Option<f64>,
+}
+
+/// Another network with the same vocabulary, whose distribution the loss compares with.
+#[derive(Clone, Copy)]
+pub struct Taught<'a> {
+    pub head: &'a Head,
+    pub embed: &'a Embedding,
+    pub params: &'a Params,
+    /// (N, C of the teacher) what its projection reads
+    pub h: &'a Tensor,
+    pub soft: Soft,
 }
 
 /// BERT's masked-LM transform: norm(f(x·wᵀ + b)).
@@ -78,7 +91,7 @@ impl Head {
     }
 
     /// −log p of each target into `nll` (N). With `train`, adds to the gradients of the projection and returns dh, like h
-    /// (N, C) or this rank's (N/R, C); beside it Σ weight·lse² of the z term. Collective over tp.
+    /// (N, C) or this rank's (N/R, C); beside it what the other terms add up to. Collective over tp.
     pub fn loss(
         &self,
         dev: &Device,
@@ -87,31 +100,22 @@ impl Head {
         embed: &Embedding,
         h: &Tensor,
         targets: Targets,
+        taught: Option<Taught>,
         nll: &mut [f32],
         train: bool,
-    ) -> Result<(Tensor, f64)> {
+    ) -> Result<(Tensor, Sums)> {
         let mut dh = if train { Shape::of(h).empty(dev) } else { Tensor::default() };
+        let soft = taught.map(|t| t.soft);
         if dev.is_meta() {
             let vocab = (self.local.rows, self.local.stored_rows);
             let back = train.then_some(&mut dh);
-            loss::meta_cross_entropy(dev, tp, Shape::of(h), nll.len(), vocab, self.bias.is_some(), back)?;
-            return Ok((dh, 0.0));
+            let bias = self.bias.is_some();
+            loss::meta_cross_entropy(dev, tp, Shape::of(h), nll.len(), vocab, bias, soft, back)?;
+            return Ok((dh, Sums::default()));
         }
         let [first, .., last] = params.units.as_mut_slice() else { panic!("embedding, blocks and head") };
-        let squares = with_dtype!(h.dtype(), T => {
-            let len = self.local.rows * h.cols();
-            let (unit, start) = match self.w {
-                None => (&first.weights, embed.tokens.start),
-                Some(w) => (&last.weights, w.start),
-            };
-            let vocab = Vocab {
-                w: &unit.data::<T>()[start..start + len],
-                bias: self.bias.map(|b| &last.weights.data::<T>()[b.start..b.start + self.local.rows]),
-                first: self.local.row,
-                valid: self.local.rows,
-                widest: self.local.stored_rows,
-                cap: self.softcap,
-            };
+        let sums = with_dtype!(h.dtype(), T => {
+            let (len, start) = (self.local.rows * h.cols(), self.w.map_or(embed.tokens.start, |w| w.start));
             let grads = train.then(|| {
                 let (w, rest) = match self.w {
                     None => (&mut first.grads.data_mut::<<T as Elem>::Acc>()[start..start + len], Some((0, last.grads.data_mut()))),
@@ -123,10 +127,37 @@ impl Head {
                 let bias = self.bias.zip(rest).map(|(b, (offset, g))| &mut g[b.start - offset..][..self.local.rows]);
                 VocabGrads { w, bias }
             });
+            let vocab = self.vocab::<T>(embed, &first.weights, &last.weights, h.cols());
             let back = grads.map(|g| (g, &mut dh));
-            loss::cross_entropy::<T>(dev, tp, h, vocab, targets, nll, back)?
+            let logits = |rows: Range<usize>, out: &mut [<T as Elem>::Acc]| {
+                taught.expect("there is a teacher").logits::<T>(dev, rows, out);
+            };
+            let teacher = soft.map(|soft| loss::Teacher { logits: &logits, soft });
+            loss::cross_entropy::<T>(dev, tp, h, vocab, targets, teacher, nll, back)?
         });
-        Ok((dh, squares))
+        Ok((dh, sums))
+    }
+
+    /// This rank's part of the projection, whose weight one of the two units holds.
+    fn vocab<'a, T: Elem>(
+        &self,
+        embed: &Embedding,
+        first: &'a Tensor,
+        last: &'a Tensor,
+        c: usize,
+    ) -> Vocab<'a, T> {
+        let (unit, start) = match self.w {
+            None => (first, embed.tokens.start),
+            Some(w) => (last, w.start),
+        };
+        Vocab {
+            w: &unit.data::<T>()[start..start + self.local.rows * c],
+            bias: self.bias.map(|b| &last.data::<T>()[b.start..b.start + self.local.rows]),
+            first: self.local.row,
+            valid: self.local.rows,
+            widest: self.local.stored_rows,
+            cap: self.softcap,
+        }
     }
 
     /// All logits of the rows of h (N, V), on one rank whose weights lie in panels.
@@ -153,19 +184,22 @@ impl Head {
     ) -> Result<Tensor> {
         let [first, .., last] = params.units.as_slice() else { panic!("embedding, blocks and head") };
         with_dtype!(h.dtype(), T => {
-            let (unit, start) = match self.w {
-                None => (first, embed.tokens.start),
-                Some(w) => (last, w.start),
-            };
-            let vocab = Vocab {
-                w: &unit.weights.data::<T>()[start..start + self.local.rows * h.cols()],
-                bias: self.bias.map(|b| &last.weights.data::<T>()[b.start..b.start + self.local.rows]),
-                first: self.local.row,
-                valid: self.local.rows,
-                widest: self.local.stored_rows,
-                cap: self.softcap,
-            };
+            let vocab = self.vocab::<T>(embed, &first.weights, &last.weights, h.cols());
             loss::logits::<T>(dev, tp, h, vocab, self.vocab)
         })
+    }
+}
+
+impl Taught<'_> {
+    /// Logits of some rows (rows, valid), for a student that computes in T.
+    fn logits<T: Elem>(&self, dev: &Device, rows: Range<usize>, out: &mut [T::Acc]) {
+        let [first, .., last] = self.params.units.as_slice() else { panic!("embedding, blocks and head") };
+        let c = self.h.cols();
+        with_dtype!(self.h.dtype(), U => {
+            let vocab = self.head.vocab::<U>(self.embed, &first.weights, &last.weights, c);
+            let h = &self.h.data::<U>()[rows.start * c..rows.end * c];
+            let out = bytemuck::cast_slice_mut(out);
+            loss::teacher_logits::<U>(dev, h, vocab, out, c);
+        });
     }
 }

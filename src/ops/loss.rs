@@ -12,6 +12,7 @@
 //! reduced over it. Z is the global normaliser of the term, known before. With sequence parallelism (`sequence.rs`) h and
 //! dh are this rank's (N/R, C).
 
+use super::distill::{Soft, Sums, distill, meta_distill};
 use super::reduce::{add_column_sums, partial_sums};
 use super::sequence::{all_rows, gather, own_rows};
 use super::softmax::{row_stats, softmax};
@@ -21,6 +22,7 @@ use crate::device::gemm::{Epilogue, Mat, MatMut, Out, Panels, gemm, gemm_fused, 
 use crate::device::{Category, Device, Elem, Real};
 use crate::tape::{Cost, Shape, profile};
 use crate::tensor::Tensor;
+use std::ops::Range;
 
 /// Most bytes of logits at a time.
 const CHUNK_BYTES: usize = 128 << 20;
@@ -59,6 +61,13 @@ pub struct Targets<'a> {
     pub z: f64,
 }
 
+/// Whose distribution the model takes after, beside the targets (`distill.rs`).
+pub struct Teacher<'a, A> {
+    /// Writes its logits of these rows (rows, valid): those of this rank's part of the vocabulary.
+    pub logits: &'a dyn Fn(Range<usize>, &mut [A]),
+    pub soft: Soft,
+}
+
 /// Rows of logits at a time, from the shape alone, for the rank that has the most of them: as few chunks as
 /// `CHUNK_BYTES` allows, and those of one size.
 fn chunk_rows(n: usize, widest: usize, elem: usize) -> usize {
@@ -68,23 +77,25 @@ fn chunk_rows(n: usize, widest: usize, elem: usize) -> usize {
 }
 
 /// −log p of every target (0 where the weight is 0) into `nll` (N); with `back`, dh, of the shape of h, and the gradients
-/// of the head. Returns Σ weight·lse², or 0 if there is no z term. Collective over tp.
+/// of the head. Returns what the other terms add up to. Collective over tp.
 pub fn cross_entropy<T: Elem>(
     dev: &Device,
     tp: &dyn Comm,
     h: &Tensor,
     vocab: Vocab<T>,
     targets: Targets,
+    teacher: Option<Teacher<T::Acc>>,
     nll: &mut [f32],
     mut back: Option<(VocabGrads<T::Acc>, &mut Tensor)>,
-) -> Result<f64> {
+) -> Result<Sums> {
     let (n, c, v) = (nll.len(), h.cols(), vocab.valid);
     let all = if h.rows() < n { Some(gather(dev, tp, h, "head h")?.wait()?) } else { None };
     let h = all.as_ref().unwrap_or(h);
     let mut all_dh = (all.is_some() && back.is_some()).then(|| Shape::of(h).empty(dev));
-    let mut squares = 0.0;
+    let mut sums = Sums::default();
     let step = chunk_rows(n, vocab.widest, T::Acc::DTYPE.bytes());
-    let mut buffer = Tensor::empty(dev, step, v, T::Acc::DTYPE, Category::Logits);
+    let buffer = || Tensor::empty(dev, step, v, T::Acc::DTYPE, Category::Logits);
+    let (mut of_teacher, mut buffer) = (teacher.as_ref().map(|_| buffer()), buffer());
     for start in (0..n).step_by(step) {
         let rows = step.min(n - start);
         let h = &h.data::<T>()[start * c..(start + rows) * c];
@@ -97,8 +108,19 @@ pub fn cross_entropy<T: Elem>(
         let own =
             Targets { ids: &targets.ids[range.clone()], weights: &targets.weights[range.clone()], ..targets };
         let passes = || ("Loss softmax".into(), Cost { flops: 0.0, bytes: (rows * v * 20) as f64 });
-        squares +=
-            profile::time(passes, || softmax(dev, tp, logits, vocab, own, &mut nll[range], back.is_some()))?;
+        let (nll, train) = (&mut nll[range.clone()], back.is_some());
+        let more = match teacher.as_ref().zip(of_teacher.as_mut()) {
+            None => Sums {
+                z: profile::time(passes, || softmax(dev, tp, logits, vocab, own, nll, train))?,
+                kd: 0.0,
+            },
+            Some((Teacher { logits: project, soft }, t)) => {
+                let t = &mut t.data_mut::<T::Acc>()[..rows * v];
+                project(range, t);
+                profile::time(passes, || distill(dev, tp, (logits, t), vocab, own, *soft, nll, train))?
+            }
+        };
+        sums = Sums { z: sums.z + more.z, kd: sums.kd + more.kd };
         if let Some((grads, dh)) = &mut back {
             // dl takes the place of the logits, a row where one was.
             let (flat, pitch) =
@@ -122,7 +144,7 @@ pub fn cross_entropy<T: Elem>(
     if let Some((_, dh)) = back {
         sum_dh(dev, tp, all_dh, dh)?;
     }
-    Ok(squares)
+    Ok(sums)
 }
 
 /// dh = Σ_tp dh, or the rows of this rank of Σ_tp `all` (N, C).
@@ -143,6 +165,7 @@ pub fn meta_cross_entropy(
     n: usize,
     (valid, widest): (usize, usize),
     bias: bool,
+    teacher: Option<Soft>,
     dh: Option<&mut Tensor>,
 ) -> Result<()> {
     let stat = h.stat(1).dtype;
@@ -156,12 +179,17 @@ pub fn meta_cross_entropy(
     };
     let all_dh = (all.is_some() && dh.is_some()).then(|| all_rows(tp, h).empty(dev));
     let step = chunk_rows(n, widest, stat.bytes());
-    let _logits = Tensor::empty(dev, step, valid, stat, Category::Logits);
+    let logits = || Tensor::empty(dev, step, valid, stat, Category::Logits);
+    let _logits = (logits(), teacher.map(|_| logits()));
     for start in (0..n).step_by(step) {
         let rows = step.min(n - start);
-        let max = reduce(row_stats(dev, rows, 1, stat), Reduce::Max, "loss max")?;
-        let sums = reduce(row_stats(dev, rows, 2, stat), Reduce::Sum, "loss sums")?;
-        drop((max, sums));
+        if let Some(soft) = teacher {
+            meta_distill(dev, tp, rows, stat, soft.distance)?;
+        } else {
+            let max = reduce(row_stats(dev, rows, 1, stat), Reduce::Max, "loss max")?;
+            let sums = reduce(row_stats(dev, rows, 2, stat), Reduce::Sum, "loss sums")?;
+            drop((max, sums));
+        }
         if dh.is_some() && bias && valid > 0 {
             partial_sums(dev, rows, valid, stat);
         }
@@ -233,6 +261,13 @@ pub fn logits_in_panels<T: Elem>(
         }
     }
     own
+}
+
+/// Logits of a teacher, (n, valid): its own projection of h (n, C).
+pub fn teacher_logits<T: Elem>(dev: &Device, h: &[T], vocab: Vocab<T>, logits: &mut [T::Acc], c: usize) {
+    let (n, v) = (h.len() / c, vocab.valid);
+    let cost = || Cost { flops: 2.0 * (n * v * c) as f64, bytes: (n * v * 4) as f64 };
+    profile::time(|| ("Teacher logits".into(), cost()), || project(dev, h, vocab, logits, c));
 }
 
 /// logits = h·wᵀ + b, soft-capped.   h (n, C), logits (n, valid)

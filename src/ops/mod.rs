@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod distill;
 pub mod elementwise;
 pub mod embedding;
 pub mod head_norm;

@@ -155,20 +155,46 @@ fn map_and_sum<A: Real>(x: &mut [A], f: impl Fn(A) -> A) -> A {
 #[inline(always)]
 fn map_into<T: Elem>(row: &mut [T::Acc], f: impl Fn(T::Acc) -> T::Acc) {
     let (n, from) = (row.len(), row.as_mut_ptr());
+    // SAFETY: the row has n elements, and is read before it is written.
+    unsafe { map_raw::<T>(n, from, from, |x, _| f(x)) }
+}
+
+/// The same of two rows, f of element j of both.
+#[inline(always)]
+pub(super) fn map2_into<T: Elem>(row: &mut [T::Acc], other: &[T::Acc], f: impl Fn(T::Acc, T::Acc) -> T::Acc) {
+    assert_eq!(row.len(), other.len());
+    // SAFETY: both rows have n elements.
+    unsafe { map_raw::<T>(row.len(), row.as_mut_ptr(), other.as_ptr(), f) }
+}
+
+/// # Safety
+/// `from` and `other` point to n elements, of which `from` may be written.
+#[inline(always)]
+unsafe fn map_raw<T: Elem>(
+    n: usize,
+    from: *mut T::Acc,
+    other: *const T::Acc,
+    f: impl Fn(T::Acc, T::Acc) -> T::Acc,
+) {
     let to = from.cast::<T>();
     let whole = n / LANES * LANES;
     // SAFETY: T is not larger than T::Acc, so what is written lies within the row and not behind what is still to be read.
     unsafe {
         for i in (0..whole).step_by(LANES) {
             let x = from.add(i).cast::<[T::Acc; LANES]>().read();
-            to.add(i).cast::<[T; LANES]>().write_unaligned(x.map(|x| T::store(f(x))));
+            let y = other.add(i).cast::<[T::Acc; LANES]>().read();
+            let mut out = [T::default(); LANES];
+            for l in 0..LANES {
+                out[l] = T::store(f(x[l], y[l]));
+            }
+            to.add(i).cast::<[T; LANES]>().write_unaligned(out);
         }
-        (whole..n).for_each(|i| to.add(i).write(T::store(f(from.add(i).read()))));
+        (whole..n).for_each(|i| to.add(i).write(T::store(f(from.add(i).read(), other.add(i).read()))));
     }
 }
 
 #[inline(always)]
-fn row_max<A: Real>(x: &[A]) -> A {
+pub(super) fn row_max<A: Real>(x: &[A]) -> A {
     let mut acc = [A::NEG_INFINITY; 16];
     let chunks = x.chunks_exact(16);
     let rest = chunks.remainder();

@@ -225,9 +225,15 @@ impl Params {
     }
     /// Drops gradients and masters, which only an optimizer reads. Before `fill` they have taken no memory yet.
     pub fn forget_training(&mut self) {
+        self.forget_gradients();
+        for unit in &mut self.units {
+            unit.master = Tensor::default();
+        }
+    }
+    /// Drops gradients alone: at stage 3 the masters are the weights.
+    pub fn forget_gradients(&mut self) {
         for unit in &mut self.units {
             (unit.grads, unit.part_grads) = (Tensor::default(), Tensor::default());
-            unit.master = Tensor::default();
         }
     }
     /// Gradients begin at 0, those that are kept from update to update.

@@ -15,11 +15,13 @@ use crate::config::{OptimKind, OptimState, PhaseConfig, Precision, RunConfig, Sh
 use crate::data::{Domain, HeldOut};
 use crate::device::{Category, arena::MemoryUse};
 use crate::method::ledger;
+use crate::method::salt::Costs;
 use crate::train::corpora;
 use crate::train::evaluate::{batch_rows, held_out};
 use crate::train::position::Position;
 use crate::train::rehearsal::Rehearsal;
 use crate::train::run::{Launch, check, placed};
+use crate::train::teacher;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 
@@ -109,6 +111,17 @@ pub struct Phase {
     pub sent_bytes: BTreeMap<&'static str, u64>,
     pub program: String,
     pub spdf: Option<Sparse>,
+    pub salt: Option<Taught>,
+}
+
+/// The teacher of a phase.
+#[derive(Serialize)]
+pub struct Taught {
+    pub teacher: String,
+    pub params: u64,
+    /// Updates in which it has a share.
+    pub updates: u64,
+    pub costs: Costs,
 }
 
 /// The zeros of a phase.
@@ -225,6 +238,17 @@ impl DryRun {
     }
 }
 
+fn taught(config: &RunConfig, phase: &PhaseConfig) -> Result<Option<Taught>> {
+    let Some(salt) = &phase.salt else { return Ok(None) };
+    let model = teacher::model(salt)?;
+    Ok(Some(Taught {
+        teacher: salt.teacher.to_string(),
+        params: model.params(),
+        updates: salt.ends(),
+        costs: Costs::new(&model, &config.model, phase),
+    }))
+}
+
 impl Phase {
     fn new(config: &RunConfig, domains: &[Domain], i: usize, dp: usize) -> Result<Phase> {
         let phase = &config.phases[i];
@@ -275,6 +299,7 @@ impl Phase {
         Ok(Phase {
             name: phase.name.clone(),
             spdf,
+            salt: taught(config, phase)?,
             tokens: samples * phase.seq_len as u64,
             steps: phase.steps,
             seq_len: phase.seq_len,

@@ -1,7 +1,7 @@
 //! A dry run as a page of text: aligned columns, sizes in binary units.
 
 use super::curve::{self, Point};
-use super::{DryRun, Phase, Sparse};
+use super::{DryRun, Phase, Sparse, Taught};
 use crate::comm::processes;
 use crate::device::Category;
 use crate::method::ledger::Ledger;
@@ -139,6 +139,9 @@ impl DryRun {
             if let Some(s) = &p.spdf {
                 writeln!(f, "{:<12}  {}", "", zeros(s))?;
             }
+            if let Some(t) = &p.salt {
+                writeln!(f, "{:<12}  {}", "", taught(t, p.steps))?;
+            }
         }
         if self.phases.len() > LISTED {
             writeln!(f, "and {} more; --json lists all", self.phases.len() - LISTED)?;
@@ -244,6 +247,16 @@ fn zeros(s: &Sparse) -> String {
         count(s.values as f64),
         dense.full / sparse.full,
         dense.causal / sparse.causal
+    )
+}
+
+fn taught(t: &Taught, steps: u64) -> String {
+    let Taught { teacher, params, updates, costs } = t;
+    format!(
+        "taught by {teacher}, {} parameters, in {updates} of {steps} updates: {:+.1} % FLOP in these, {:+.1} % in the phase",
+        count(*params as f64),
+        100.0 * costs.while_taught,
+        100.0 * costs.of_phase
     )
 }
 

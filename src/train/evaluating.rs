@@ -33,6 +33,9 @@ impl Rank<'_> {
             Err(Error::Stopped { .. }) => return Ok(false),
             results => results?,
         };
+        if !self.compare_with_teacher(phase, held, &results)? {
+            return Ok(false);
+        }
         let weights = phase.eval.as_ref().map_or(EvalWeights::Trained, |e| e.weights);
         for (h, result) in held.iter().zip(results) {
             let EvalResult { nll_token, bits_byte, tokens } = result;

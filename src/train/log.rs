@@ -74,10 +74,13 @@ impl Rank<'_> {
             .filter(|(_, (_, weight))| **weight > 0.0)
             .map(|(d, (loss, weight))| (d.name.clone(), json!(loss / weight)))
             .collect();
-        let terms = match update.z_loss {
-            0.0 => json!({ "ce": outcome.ce }),
-            _ => json!({ "ce": outcome.ce, "z": outcome.z }),
-        };
+        let mut terms = json!({ "ce": outcome.ce });
+        if update.teacher > 0.0 {
+            terms["kd"] = json!(outcome.kd);
+        }
+        if update.z_loss > 0.0 {
+            terms["z"] = json!(outcome.z);
+        }
         let now = self.replica.mesh.sent();
         let sent = [now[0] - self.sent[0], now[1] - self.sent[1]];
         let Spent { exposed, hidden } = self.replica.mesh.spent() - self.spent;
@@ -87,6 +90,7 @@ impl Rank<'_> {
             json!({
                 "sample": sample, "tokens": total, "global_batch": batch, "loss": outcome.loss, "terms": terms,
                 "grad_norm": outcome.grad_norm, "clip": outcome.clip, "skipped": outcome.fault.is_some(), "lr": update.lr,
+                "teacher": update.teacher,
                 "weight_sum": update.weight_sum,
                 "step_ms": took.as_secs_f64() * 1e3, "tokens_per_s": rate,
                 "data_wait_ms": data_wait.as_secs_f64() * 1e3,

@@ -29,4 +29,5 @@ pub mod saving;
 pub mod score;
 mod sparse;
 pub mod step;
+pub mod teacher;
 pub mod vote;

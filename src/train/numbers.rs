@@ -14,6 +14,9 @@ pub struct Numbers {
     recent: VecDeque<[f64; 2]>,
     /// Updates skipped since the last that was made.
     skipped: usize,
+    /// In this phase the student has passed its teacher, who has gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub passed_teacher: bool,
 }
 
 /// What is wrong with an update.
@@ -76,6 +79,7 @@ impl Numbers {
     /// Another phase has other losses.
     pub fn begin_phase(&mut self) {
         self.recent.clear();
+        self.passed_teacher = false;
     }
 
     /// As checkpoints note it; null if there is nothing to note.

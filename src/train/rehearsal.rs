@@ -7,6 +7,7 @@ use super::evaluate;
 use super::replica::Replica;
 use super::run::plan;
 use super::step::{MicroBatch, Update, step};
+use super::teacher::Teacher;
 use super::vote::Ballot;
 use crate::Result;
 use crate::comm::{Job, Mesh, Reduce, processes};
@@ -20,6 +21,8 @@ use std::collections::BTreeMap;
 pub struct Rehearsal<'a> {
     config: &'a RunConfig,
     pub replica: Replica,
+    /// Whether the teacher of a phase has its share, or none any more.
+    taught: bool,
 }
 
 impl<'a> Rehearsal<'a> {
@@ -28,7 +31,7 @@ impl<'a> Rehearsal<'a> {
             (config.parallel.shard_size(dp), processes::staging(config.parallel.reductions));
         let mesh = Mesh::pretend_staged(rank, (dp, shard), config.parallel.tp, staging);
         let replica = Replica::new(Device::meta(), mesh, &plan(config));
-        Rehearsal { config, replica: replica.expect("pretended groups do not fail") }
+        Rehearsal { config, taught: true, replica: replica.expect("pretended groups do not fail") }
     }
 
     /// How the updates of a phase are cut, in their order, with how many there are of each size.
@@ -69,15 +72,26 @@ impl<'a> Rehearsal<'a> {
         if self.replica.masks.is_some() != phase.spdf.is_some() {
             self.replica.sparsify(phase.spdf.as_ref())?;
         }
-        let update = Update { step: 0, lr: 0.0, clip: None, weight_sum: 1.0, z_loss: phase.z_loss };
+        let salt = phase.salt.as_ref().filter(|_| self.taught);
+        if self.replica.teacher.is_some() != salt.is_some() {
+            let student = &self.replica;
+            self.replica.teacher =
+                salt.map(|salt| Teacher::load(student, salt, phase.seq_len)).transpose()?;
+        }
+        let teacher = if self.replica.teacher.is_some() { 1.0 } else { 0.0 };
+        let update = Update { step: 0, lr: 0.0, clip: None, weight_sum: 1.0, z_loss: phase.z_loss, teacher };
         step(&mut self.replica, &batches, &update, Ballot::new(self.config.data.len())).map(drop)
     }
 
     /// The hash of what runs in a phase: an update of each kind and, with a ramp, how many there are of each size.
     pub fn program(&mut self, phase: &PhaseConfig) -> Result<u64> {
-        for kind in self.kinds(phase) {
-            self.update_of(phase, kind)?;
+        let kinds = self.kinds(phase);
+        if phase.salt.as_ref().is_some_and(|salt| salt.ends() < phase.steps) {
+            self.taught = false;
+            kinds.iter().try_for_each(|kind| self.update_of(phase, *kind))?;
+            self.taught = true;
         }
+        kinds.into_iter().try_for_each(|kind| self.update_of(phase, kind))?;
         let arena = self.replica.dev.arena();
         for (split, updates) in self.splits(phase).iter().filter(|_| phase.batches.ramp().is_some()) {
             arena.note(format_args!("{updates} updates of {} samples", split.samples()));

@@ -7,6 +7,7 @@ use super::replica::Replica;
 use super::resume::{self, Start};
 use super::run::{Launch, Rank, plan};
 use super::step::{Outcome, Terms, Update, forward_backward};
+use super::teacher::Teacher;
 use super::vote::Ballot;
 use super::{corpora, council};
 use crate::checkpoint::{self, Checkpoint};
@@ -159,7 +160,11 @@ pub fn replay(config: &RunConfig, launch: &Launch, file: &Path) -> Result<Replay
     let batches = split.draw(&mut sampler, first)?;
 
     let (mut ballot, mut samples) = (Ballot::new(domains.len()), vec![]);
-    let terms = Terms { scale: 1.0 / record.weight_sum, z: phase.z_loss };
+    let terms =
+        Terms { scale: 1.0 / record.weight_sum, z: phase.z_loss, teacher: phase.teacher_at(phase_step) };
+    if let Some(salt) = phase.salt.as_ref().filter(|_| terms.teacher > 0.0) {
+        r.teacher = Some(Teacher::load(&r, salt, phase.seq_len)?);
+    }
     r.params.zero_grads(&r.dev);
     for (i, batch) in batches.iter().enumerate() {
         let at = At { step, layer: 0 };
@@ -186,9 +191,11 @@ pub fn replay(config: &RunConfig, launch: &Launch, file: &Path) -> Result<Replay
         let (bad, all) = values.fold((0, 0), |(bad, all), g| (bad + usize::from(!g.is_finite()), all + 1));
         (u.name.clone(), unit_square_sum(&r.dev, u).sqrt(), bad, all)
     });
+    // As `step` has it.
+    let mean = |sum: f64| sum / record.weight_sum;
+    let (ce, own) = (mean(vote.loss_sum), mean(vote.loss_sum) + phase.z_loss * mean(vote.z_sum));
     Ok(Replay {
-        // The sums of `step`.
-        loss: vote.loss_sum / record.weight_sum + phase.z_loss * vote.z_sum / record.weight_sum,
+        loss: if terms.teacher == 0.0 { own } else { own + terms.teacher * (mean(vote.kd_sum) - ce) },
         grad_norm: vote.square_sum.sqrt(),
         units: units.collect(),
         samples,

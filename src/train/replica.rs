@@ -1,6 +1,7 @@
 //! What one rank holds: its device, its place in the mesh, the network, its parameters and optimizer state.
 
 use super::saving::Saving;
+use super::teacher::Teacher;
 use crate::Result;
 use crate::checkpoint::{Checkpoint, Values};
 use crate::comm::Mesh;
@@ -22,6 +23,8 @@ pub struct Replica {
     pub optim: Optimizer,
     /// Weights that are zero, in a sparse phase.
     pub masks: Option<Masks>,
+    /// Who teaches, while it has a share of the loss.
+    pub teacher: Option<Teacher>,
     pub recompute: Recompute,
     /// Whether training keeps x split over tp by rows.
     pub sequence_parallel: bool,
@@ -56,8 +59,19 @@ impl Replica {
         let &Plan { sequence_parallel, recompute, .. } = plan;
         let partial = Partial { tp: mesh.tp.clone(), kv: mesh.kv.clone(), sequence_parallel };
         let flow = Flow::new(shard, replicate, partial, plan.zero, plan.accumulate, params.units.len());
-        let masks = None;
-        Ok(Replica { dev, mesh, net, params, flow, optim, masks, recompute, sequence_parallel, saving: None })
+        Ok(Replica {
+            dev,
+            mesh,
+            net,
+            params,
+            flow,
+            optim,
+            masks: None,
+            teacher: None,
+            recompute,
+            sequence_parallel,
+            saving: None,
+        })
     }
 
     /// This rank's part of the model of a checkpoint, to look at and not to train: without gradients, masters and

@@ -30,6 +30,17 @@ pub enum Origin {
     HuggingFace(Box<HfSource>),
 }
 
+impl Origin {
+    /// The model that was trained; None for random weights.
+    pub fn model(&self) -> Option<&ModelConfig> {
+        match self {
+            Origin::Random => None,
+            Origin::Checkpoint(c, _) => Some(&c.manifest().meta.model),
+            Origin::HuggingFace(source) => Some(source.config()),
+        }
+    }
+}
+
 impl Start {
     /// The update at which a checkpoint of this run lies on disk.
     pub fn step(&self) -> Option<u64> {
@@ -101,25 +112,29 @@ fn newest(dir: &Path, world: Option<&dyn Comm>) -> Result<Search> {
     })
 }
 
-/// What `run.init` names.
+/// What `run.init` names, if the run's model can have it.
 fn origin(config: &RunConfig) -> Result<Start> {
-    let origin = match &config.run.init {
+    let origin = origin_of(&config.run.init)?;
+    match &origin {
+        Origin::Random => {}
+        Origin::Checkpoint(c, _) => check_model(config, &c.manifest().meta.model, c.path())?,
+        Origin::HuggingFace(source) => check_model(config, source.config(), source.dir())?,
+    }
+    Ok(Start::Fresh(origin))
+}
+
+/// Opens the weights that a run file names.
+pub fn origin_of(init: &Init) -> Result<Origin> {
+    Ok(match init {
         Init::Random => Origin::Random,
         Init::Checkpoint { path, step, ema } => {
-            let path = checkpoint::resolve(path, *step)?;
-            let c = Checkpoint::open(&path)?;
-            check_model(config, &c.manifest().meta.model, &path)?;
+            let c = Checkpoint::open(&checkpoint::resolve(path, *step)?)?;
             let values = if *ema { Values::Ema } else { Values::Master };
             c.check_values(values)?;
             Origin::Checkpoint(Box::new(c), values)
         }
-        Init::HuggingFace(dir) => {
-            let source = HfSource::open(dir)?;
-            check_model(config, source.config(), dir)?;
-            Origin::HuggingFace(Box::new(source))
-        }
-    };
-    Ok(Start::Fresh(origin))
+        Init::HuggingFace(dir) => Origin::HuggingFace(Box::new(HfSource::open(dir)?)),
+    })
 }
 
 /// Weights only mean something in the model they were trained in: all of it must agree but how it was initialised

@@ -14,7 +14,7 @@ use super::resume;
 use super::room;
 use super::step::{MicroBatch, Outcome, Update, step_unless};
 use super::vote::{Ballot, Vote};
-use super::{agreement, alike, corpora, council, fastest};
+use super::{agreement, alike, corpora, council, fastest, teacher};
 use crate::comm::nodes::dp_per_node;
 use crate::comm::{Mesh, Setup, Spent, World, processes};
 use crate::config::{self, Every, OptimState, PhaseConfig, Precision, RunConfig};
@@ -68,6 +68,7 @@ pub fn train(config: &RunConfig, launch: &Launch) -> Result<()> {
     // From here on: copying corpora and reading checkpoints may take minutes.
     signal::listen();
     let domains = corpora::open(config)?;
+    teacher::check_corpora(config, &domains)?;
     std::fs::create_dir_all(&config.run.dir).map_err(Error::io(&config.run.dir, "create"))?;
     // Of several processes one holds it for all; they write nothing before they have met.
     let _lock = if processes::is_first() { lock::take(&config.run.dir)? } else { None };
@@ -87,10 +88,10 @@ pub fn train(config: &RunConfig, launch: &Launch) -> Result<()> {
     Ok(())
 }
 
-/// The run file with what the place of its ranks says: how many of a node `parallel.shard = "node"` means. Errors:
-/// `Launch`, if nodes cannot be shard groups.
+/// The run file with what the place of its ranks says, how many of a node `parallel.shard = "node"` means, and with the
+/// checkpoints that its teachers are now. Errors: `Launch`, if nodes cannot be shard groups; `Checkpoint`.
 pub fn placed(config: &RunConfig, launch: &Launch) -> Result<RunConfig> {
-    let mut config = config.clone();
+    let mut config = teacher::pinned(config)?;
     if let config::Shard::Node(size) = &mut config.parallel.shard {
         let tp = config.parallel.tp;
         *size = launch.node()?.map(|ranks| dp_per_node(ranks, tp)).transpose()?;
@@ -98,7 +99,7 @@ pub fn placed(config: &RunConfig, launch: &Launch) -> Result<RunConfig> {
     Ok(config)
 }
 
-/// What the run file asks that this build, or this model, cannot do. Nothing is opened or written.
+/// What the run file asks that this build, or this model, cannot do. Nothing is written.
 pub fn check(config: &RunConfig, launch: &Launch) -> Result<()> {
     if config.parallel.open {
         let problem = "\"auto\" was not resolved for these ranks";
@@ -127,6 +128,7 @@ pub fn check(config: &RunConfig, launch: &Launch) -> Result<()> {
             return refuse(&format!("phase.{i}.spdf.{key}"), &problem, &remedy);
         }
     }
+    teacher::check(config)?;
     let names: Vec<&str> = shapes.iter().map(|(name, ..)| *name).collect();
     config.optim.check_names(&names, &config.source_file)
 }
@@ -164,6 +166,8 @@ pub(super) struct Rank<'a> {
     pub(super) cursor: Option<Snapshot>,
     /// What the next updates are judged by.
     pub(super) numbers: Numbers,
+    /// Loss of this phase's teacher where the phase is evaluated, once it is known.
+    pub(super) teachers_loss: Option<f64>,
     /// Rank 0 only.
     pub(super) metrics: Option<Metrics>,
     pub(super) progress: Option<Progress>,
@@ -205,6 +209,7 @@ fn rank_main(
         position,
         cursor: resume::cursor(start)?,
         numbers: resume::numbers(start)?,
+        teachers_loss: None,
         metrics: if first { Some(Metrics::open(&config.run.dir)?) } else { None },
         progress: first.then(|| Progress::new(Position::total_steps(config), Position::total_tokens(config))),
         last_save: Instant::now(),
@@ -262,6 +267,7 @@ impl Rank<'_> {
             }
         }
         let spdf = self.sparsify(phase)?;
+        let salt = self.begin_teaching(phase)?;
         self.row("phase", || {
             let p = position;
             json!({
@@ -269,6 +275,7 @@ impl Rank<'_> {
                 "clocks": { "update": p.update, "schedule": p.schedule(config), "sample": p.sample(config) },
                 "steps": phase.steps, "seq_len": phase.seq_len, "global_batch": phase.global_batch,
                 "batch_ramp": phase.batches.ramp(), "spdf": spdf,
+                "salt": salt,
             })
         });
         self.replica.dev.arena().trim();
@@ -299,7 +306,9 @@ impl Rank<'_> {
                 clip: config.optim.clip,
                 weight_sum: weight_sum.max(1e-300),
                 z_loss: phase.z_loss,
+                teacher: if self.numbers.passed_teacher { 0.0 } else { phase.teacher_at(i) },
             };
+            self.end_teaching(phase);
             let ballot = self.say(&next.batches, self.domains.len())?;
             (self.sent, self.spent) = (self.replica.mesh.sent(), self.replica.mesh.spent());
             let began = Instant::now();
@@ -328,6 +337,7 @@ impl Rank<'_> {
             self.log_step(phase, &update, &outcome, took, data_wait);
             self.after_step(phase, &held, &outcome.vote, i + 1 == phase.steps)?;
         }
+        self.replica.teacher = None;
         Ok(())
     }
 

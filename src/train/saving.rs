@@ -171,7 +171,7 @@ lr = [{ kind = "linear", to = 1e-2 }]
             weights: vec![1.0; 8],
             domains: vec![0],
         };
-        let update = Update { step: 0, lr: 1e-2, clip: None, weight_sum: 8.0, z_loss: 0.0 };
+        let update = Update { step: 0, lr: 1e-2, clip: None, weight_sum: 8.0, z_loss: 0.0, teacher: 0.0 };
         step(r, &[batch], &update, Ballot::new(1)).expect("an update");
     }
 

@@ -7,6 +7,7 @@ use super::numbers::{self, Fault};
 use super::replica::Replica;
 use super::vote::{Ballot, Vote};
 use crate::Result;
+use crate::ops::distill::Sums;
 use crate::ops::loss::Targets;
 use crate::optim::{Hyper, norm::part_square_sum};
 use crate::tape::{At, Cx, Grads, Seq, Tape, Var, Weights};
@@ -30,12 +31,14 @@ pub struct Terms {
     pub scale: f64,
     /// Coefficient of the z term; 0 leaves it out.
     pub z: f64,
+    /// ω, the share of the loss that is the teacher's; at 0 it is not asked.
+    pub teacher: f64,
 }
 
 impl Terms {
     /// The mean cross-entropy alone.
     pub fn ce(scale: f64) -> Terms {
-        Terms { scale, z: 0.0 }
+        Terms { scale, z: 0.0, teacher: 0.0 }
     }
 }
 
@@ -43,8 +46,7 @@ impl Terms {
 pub struct Losses {
     /// (N) −log p
     pub nll: Vec<f32>,
-    /// Σ weight·lse², if there is a z term.
-    pub z: f64,
+    pub sums: Sums,
 }
 
 /// What an update needs to know besides its data.
@@ -58,17 +60,21 @@ pub struct Update {
     pub weight_sum: f64,
     /// Coefficient of the z term.
     pub z_loss: f64,
+    /// ω, the teacher's share of the loss.
+    pub teacher: f64,
 }
 
 /// What an update did, the same on every rank.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// What is minimised: ce + z.
+    /// What is minimised: (1 − ω)·ce + ω·kd + z.
     pub loss: f64,
     /// Cross-entropy, mean over all targets of the update, nats.
     pub ce: f64,
     /// The z term, its coefficient included.
     pub z: f64,
+    /// How far from the teacher, mean over all targets of the update.
+    pub kd: f64,
     pub grad_norm: f64,
     /// Factor that the clip put on the gradients.
     pub clip: f64,
@@ -103,7 +109,7 @@ pub fn step_unless(
     for (i, batch) in batches.iter().enumerate() {
         let last = i + 1 == batches.len();
         let at = At { step: update.step, layer: 0 };
-        let terms = Terms { scale: 1.0 / update.weight_sum, z: update.z_loss };
+        let terms = Terms { scale: 1.0 / update.weight_sum, z: update.z_loss, teacher: update.teacher };
         let losses = forward_backward(r, batch, at, terms, last)?;
         ballot.add_losses(batch, &losses, r.mesh.tp.rank() == 0);
     }
@@ -118,12 +124,15 @@ pub fn step_unless(
     ballot.writing = r.saving.as_ref().is_some_and(|saving| !saving.is_written());
     let vote = ballot.cast(&r.dev, &r.mesh)?;
 
-    let (ce, z) = (vote.loss_sum / update.weight_sum, update.z_loss * vote.z_sum / update.weight_sum);
-    let (loss, grad_norm) = (ce + z, vote.square_sum.sqrt());
-    let fault = judge(loss, grad_norm);
+    let mean = |sum: f64| sum / update.weight_sum;
+    let (ce, kd, z) = (mean(vote.loss_sum), mean(vote.kd_sum), update.z_loss * mean(vote.z_sum));
+    let (own, grad_norm) = (ce + z, vote.square_sum.sqrt());
+    let loss = if update.teacher == 0.0 { own } else { own + update.teacher * (kd - ce) };
+    // The teacher's share may change from one update to the next, and the loss with it: no spike.
+    let fault = judge(if loss.is_finite() { own } else { loss }, grad_norm);
     if fault.is_some() {
         // The weights that were brought for this update stay, or are brought again.
-        return Ok(Outcome { loss, ce, z, grad_norm, clip: 0.0, vote, fault });
+        return Ok(Outcome { loss, ce, z, kd, grad_norm, clip: 0.0, vote, fault });
     }
     // As torch.nn.utils.clip_grad_norm_ has it.
     let clip = update.clip.map_or(1.0, |most| (most / (grad_norm + 1e-6)).min(1.0));
@@ -131,7 +140,7 @@ pub fn step_unless(
     r.fence();
     r.optim.update(&r.dev, &mut r.params, hyper)?;
     r.flow.updated(&mut r.params)?;
-    Ok(Outcome { loss, ce, z, grad_norm, clip, vote, fault })
+    Ok(Outcome { loss, ce, z, kd, grad_norm, clip, vote, fault })
 }
 
 /// Adds the gradients of one micro-batch; returns its losses. After the `last` of an update the gradients are complete:
@@ -144,16 +153,25 @@ pub fn forward_backward(
     terms: Terms,
     last: bool,
 ) -> Result<Losses> {
+    // Before there are tapes: what it needs and they need need not be there at once.
+    let mut teacher = if terms.teacher > 0.0 { r.teacher.take() } else { None };
+    let of_teacher = teacher.as_mut().map(|t| t.forward(&batch.seq, at)).transpose()?;
     let (mut tapes, h) = forward(r, &batch.seq, at, true)?;
     let mut nll = vec![0.0; batch.seq.len()];
     let targets = Targets { ids: &batch.targets, weights: &batch.weights, scale: terms.scale, z: terms.z };
-    let Replica { dev, mesh, net, params, flow, .. } = &mut *r;
+    let Replica { dev, mesh, net, params, .. } = &mut *r;
     for unit in net.loss_units() {
         params.units[unit].open_grads(dev);
     }
-    let (mut dy, z) =
-        net.head.loss(dev, mesh.tp.as_ref(), params, &net.embed, &h, targets, &mut nll, true)?;
-    drop(h);
+    let taught = teacher.as_ref().zip(of_teacher.as_ref()).map(|(t, h)| t.taught(h, terms.teacher));
+    let (mut dy, sums) =
+        net.head.loss(dev, mesh.tp.as_ref(), params, &net.embed, &h, targets, taught, &mut nll, true)?;
+    drop((h, of_teacher));
+    if let Some(mut teacher) = teacher {
+        teacher.release();
+        r.teacher = Some(teacher);
+    }
+    let Replica { dev, mesh, net, params, flow, .. } = &mut *r;
     flow.release(params, 0);
     for unit in (0..tapes.len()).rev() {
         let (mut tape, x, y) = tapes.pop().expect("one tape for each unit");
@@ -171,7 +189,7 @@ pub fn forward_backward(
         flow.release(params, unit);
         flow.reduce(dev, params, unit, last)?;
     }
-    Ok(Losses { nll, z })
+    Ok(Losses { nll, sums })
 }
 
 /// Through all units: their tapes, sealed (empty unless `train`), and what the head's projection reads (N, C), or with
@@ -215,7 +233,7 @@ pub fn evaluate(r: &mut Replica, batch: &MicroBatch, at: At) -> Result<Vec<f32>>
     let mut nll = vec![0.0; batch.seq.len()];
     let targets = Targets { ids: &batch.targets, weights: &batch.weights, scale: 0.0, z: 0.0 };
     let Replica { dev, mesh, net, params, flow, .. } = r;
-    net.head.loss(dev, mesh.tp.as_ref(), params, &net.embed, &h, targets, &mut nll, false)?;
+    net.head.loss(dev, mesh.tp.as_ref(), params, &net.embed, &h, targets, None, &mut nll, false)?;
     for unit in net.loss_units() {
         flow.release(params, unit);
     }

@@ -7,8 +7,8 @@ use crate::comm::{Mesh, Reduce};
 use crate::device::{Category, DType, Device};
 use crate::tensor::Tensor;
 
-/// Stop, save, eval, next weight sum, z sum, writing.
-const FLAGS: usize = 6;
+/// Stop, save, eval, next weight sum, z sum, writing, kd sum.
+const FLAGS: usize = 7;
 
 /// What one rank puts in.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +18,8 @@ pub struct Ballot {
     pub weight_by_domain: Vec<f64>,
     /// Σ weight·lse² of this rank's targets, counted likewise.
     pub z_sum: f64,
+    /// Σ weight·D(teacher, student) of this rank's targets, counted likewise.
+    pub kd_sum: f64,
     /// Σ g² over this rank's part.
     pub square_sum: f64,
     /// Whether this rank was asked to stop.
@@ -36,6 +38,7 @@ pub struct Ballot {
 pub struct Vote {
     pub loss_sum: f64,
     pub z_sum: f64,
+    pub kd_sum: f64,
     pub loss_by_domain: Vec<f64>,
     pub weight_by_domain: Vec<f64>,
     pub square_sum: f64,
@@ -60,7 +63,8 @@ impl Ballot {
         if !counts {
             return;
         }
-        self.z_sum += losses.z;
+        self.z_sum += losses.sums.z;
+        self.kd_sum += losses.sums.kd;
         let t = batch.seq.seq_len;
         for (row, domain) in batch.domains.iter().enumerate() {
             let (w, l) = (&batch.weights[row * t..(row + 1) * t], &losses.nll[row * t..(row + 1) * t]);
@@ -87,12 +91,14 @@ impl Ballot {
         data[2 * k + 3] = self.next_weight_sum;
         data[2 * k + 4] = self.z_sum;
         data[2 * k + 5] = f64::from(u8::from(self.writing));
+        data[2 * k + 6] = self.kd_sum;
         data[2 * k + FLAGS + mesh.world.rank()] = self.square_sum;
         let v = mesh.world.all_reduce(v, Reduce::Sum, "step vote")?.wait()?;
         let data = v.data::<f64>();
         Ok(Vote {
             loss_sum: data[..k].iter().sum(),
             z_sum: data[2 * k + 4],
+            kd_sum: data[2 * k + 6],
             loss_by_domain: data[..k].to_vec(),
             weight_by_domain: data[k..2 * k].to_vec(),
             stop: data[2 * k] > 0.0,

@@ -167,7 +167,7 @@ fn train(r: &mut Replica, cell: &Cell, batch: usize) -> Result<Trace> {
     for i in 0..STEPS {
         let batches = micro_batches(r, i, cell, batch);
         let all = weight_sum(&[batch::rows(i, 0, batch, SEQ_LEN, VOCAB)]);
-        let update = Update { step: i, lr, clip: Some(1.2), weight_sum: all, z_loss: 0.0 };
+        let update = Update { step: i, lr, clip: Some(1.2), weight_sum: all, z_loss: 0.0, teacher: 0.0 };
         let outcome = step(r, &batches, &update, Ballot::new(1))?;
         trace.losses.push(outcome.loss);
         trace.norms.push(outcome.grad_norm);

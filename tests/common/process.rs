@@ -157,11 +157,16 @@ impl Run {
 
     /// That it ended as if nobody had disturbed it.
     pub fn assert_ended_like(&self, other: &Run) {
-        let (ours, theirs) = (files(&self.checkpoint(STEPS)), files(&other.checkpoint(STEPS)));
+        self.assert_same_at(other, STEPS);
+    }
+
+    /// That both wrote the same checkpoint of a step.
+    pub fn assert_same_at(&self, other: &Run, step: u64) {
+        let (ours, theirs) = (files(&self.checkpoint(step)), files(&other.checkpoint(step)));
         let names = |f: &BTreeMap<String, Vec<u8>>| f.keys().cloned().collect::<Vec<_>>();
         assert_eq!(names(&ours), names(&theirs));
         for (name, bytes) in &ours {
-            assert!(*bytes == theirs[name], "{name} of the last checkpoint differs");
+            assert!(*bytes == theirs[name], "{name} of the checkpoint of step {step} differs");
         }
     }
 }

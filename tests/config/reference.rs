@@ -37,6 +37,9 @@ fn setting(path: &str) -> &'static [&'static str] {
         "optim.ema" => &["optim.ema={ decay = 0.9 }"],
         "phase.*.batch_ramp" => &["phase.0.batch_ramp={ from = 2, by = 2, samples = 100 }"],
         "phase.*.spdf" => &["phase.0.spdf={ sparsity = 0.5 }"],
+        "phase.*.salt" | "phase.*.salt.weight.*" => {
+            &["phase.0.salt={ teacher = \"ckpt:runs/small\", weight = [{ kind = \"const\", to = 0.5 }] }"]
+        }
         "optim.group.*" => &["optim.group=[{ match = [\"*\"], lr_scale = 0.5 }]"],
         _ => &[],
     }

@@ -135,8 +135,63 @@ const WRONG_SETS: &[(&str, &str, &str)] = &[
     ("phase.0.spdf={ sparsity = 0.75, pattern = \"block:32\" }", "blocks is not built yet", "unstructured"),
     ("phase.0.spdf={ sparsity = 0.75, pattern = \"random\" }", "\"random\" is no pattern", "\"2:4\""),
     ("phase.0.spdf={ sparsity = 0.75, match = [] }", "the list is empty", "those of blocks"),
+    (
+        "phase.0.salt={ weight = [{ kind = \"const\", to = 0.5 }] }",
+        "required key is missing",
+        "ckpt:runs/small",
+    ),
+    ("phase.0.salt={ teacher = \"ckpt:a\" }", "required key is missing", "to = 0.667, frac = 0.2"),
+    (
+        "phase.0.salt={ teacher = \"a\", weight = [{ kind = \"const\", to = 0.5 }] }",
+        "unknown value \"a\"",
+        "hf:DIR",
+    ),
+    (
+        "phase.0.salt={ teacher = \"random\", weight = [{ kind = \"const\", to = 0.5 }] }",
+        "unknown value",
+        "ckpt:PATH@STEP",
+    ),
+    (
+        "phase.0.salt={ teacher = \"hf:a\", weight = [{ kind = \"const\", to = 1.5 }] }",
+        "1.5 is out of range",
+        "from 0 to 1",
+    ),
+    (
+        "phase.0.salt={ teacher = \"hf:a\", weight = [{ kind = \"const\", to = 0.0 }] }",
+        "never has a share",
+        "leave `salt` out",
+    ),
+    (
+        "phase.0.salt={ teacher = \"hf:a\", weight = [{ kind = \"const\", to = 0.5, steps = 1 }] }",
+        "cover 1 steps of",
+        "may leave both out",
+    ),
+    (
+        "phase.0.salt={ teacher = \"hf:a\", loss = \"kl\", weight = [{ kind = \"const\", to = 0.5 }] }",
+        "\"kl\"",
+        "\"kd\"",
+    ),
+    (
+        "phase.0.salt={ teacher = \"hf:a\", source = \"cache:x\", weight = [{ kind = \"const\", to = 0.5 }] }",
+        "cannot be read from a file yet",
+        "\"live\"",
+    ),
+    (
+        "phase.0.salt={ teacher = \"hf:a\", until = \"passed\", weight = [{ kind = \"const\", to = 0.5 }] }",
+        "the phase is not evaluated",
+        "eval = { on",
+    ),
+    (
+        "phase.0.salt={ teacher = \"hf:a\", margin = 0.1, weight = [{ kind = \"const\", to = 0.5 }] }",
+        "belongs to until",
+        "leave it out",
+    ),
+    (
+        "phase.0.salt={ teacher = \"hf:a\", temperature = 0.0, weight = [{ kind = \"const\", to = 0.5 }] }",
+        "out of range",
+        "0.01 to 100",
+    ),
     ("phase.0.spdf={ sparsity = 0.75, keep_old = true }", "`keep_old` is not built yet", "as likely"),
-    ("phase.0.salt={ teacher = \"ckpt:x\" }", "`salt` is not built yet", "without a teacher"),
 ];
 
 #[test]

@@ -40,7 +40,8 @@ pub fn work(ranks: usize) -> Result<()> {
             let mut r = Replica::new(Device::cpu(1), Mesh::new(world, 1)?, &plan(&config))?;
             r.params.fill(&r.dev, &RandomInit { seed: 1 })?;
             for n in 0..2 {
-                let update = Update { step: n, lr: 1e-3, clip: None, weight_sum: 64.0, z_loss: 0.0 };
+                let update =
+                    Update { step: n, lr: 1e-3, clip: None, weight_sum: 64.0, z_loss: 0.0, teacher: 0.0 };
                 step(&mut r, &[batch()], &update, Ballot::new(1))?;
             }
             r.flow.settle(&mut r.params)?;

@@ -30,7 +30,7 @@ fn update(r: &mut Replica, n: u64, broken: bool) -> Result<bool> {
     let batches = [rows(n, 4 / dp.1 * dp.0, 4 / dp.1, SEQ_LEN, VOCAB)];
     let all = weight_sum(&[rows(n, 0, 4, SEQ_LEN, VOCAB)]);
     let weight_sum = if broken { f64::NAN } else { all };
-    let update = Update { step: n, lr: 1e-2, clip: Some(1.0), weight_sum, z_loss: 0.0 };
+    let update = Update { step: n, lr: 1e-2, clip: Some(1.0), weight_sum, z_loss: 0.0, teacher: 0.0 };
     let judge = |loss, norm| finite(loss, norm).err().map(|what| Fault { what, stops: false });
     Ok(step_unless(r, &batches, &update, Ballot::new(1), judge)?.fault.is_none())
 }
@@ -62,7 +62,8 @@ fn a_withheld_update_leaves_every_bit_on_every_rank_and_the_next_is_made_as_if_i
 #[test]
 fn a_plain_step_refuses_what_is_not_finite() {
     let said = Setup::solo(llama()).run(|r| {
-        let update = Update { step: 7, lr: 1e-2, clip: None, weight_sum: f64::NAN, z_loss: 0.0 };
+        let update =
+            Update { step: 7, lr: 1e-2, clip: None, weight_sum: f64::NAN, z_loss: 0.0, teacher: 0.0 };
         let e = step(r, &[rows(0, 0, 2, SEQ_LEN, VOCAB)], &update, Ballot::new(1)).unwrap_err();
         Ok((e.exit_code(), e.to_string()))
     });

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 /// How long a rank that returned may have said so before its head is missed: the two go different ways.
 const STRAGGLE: Duration = Duration::from_millis(200);
 /// Ranks find the same at the same time: each waits this much longer than the one before it, so that one says it.
-const TURN: Duration = Duration::from_millis(20);
+const TURN: Duration = Duration::from_millis(60);
+/// So many times longer at a deadline, where nobody is in a hurry any more.
+const PATIENT: u32 = 8;
 /// A wait this long after a signal to stop is worth a line.
 const ASKED: Duration = Duration::from_millis(300);
 
@@ -35,7 +37,7 @@ impl<'a> Watch<'a> {
         let member = |(r, _): &(usize, bool)| group.members[*r];
         // Who is not missing takes turns.
         let place = (0..group.me).filter(|r| missing.iter().all(|m| m.0 != *r)).count() as u32;
-        let turn = TURN * place.min(50);
+        let turn = TURN * place.min(20);
 
         let (own, places) = (&self.process.places[self.process.rank], &self.process.places);
         let idle = moved.max(self.began).elapsed();
@@ -56,7 +58,7 @@ impl<'a> Watch<'a> {
         if let Some(m) = missing.iter().find(returned).copied() {
             return Some((member(&m), self.story(engine, id)));
         }
-        if idle > self.process.deadline().saturating_add(turn) {
+        if idle > self.process.deadline().saturating_add(PATIENT * turn) {
             return Some((member(&first), self.story(engine, id)));
         }
         if signal::asked_to_stop() && !self.said && place == 0 {
