@@ -30,6 +30,8 @@ pub enum How {
     Muon,
     /// Three quarters of the matrices of blocks are zero.
     Sparse,
+    /// Beside a teacher, but for the last update.
+    Taught,
 }
 
 impl Cell {
@@ -57,9 +59,11 @@ impl Cell {
             (true, How::Muon) => "llama-muon",
             (true, How::Plain) => "llama-adamw",
             (true, How::Sparse) => "llama-adamw-sparse",
+            (true, How::Taught) => "llama-adamw-taught",
             (false, How::Muon) => "gpt2-muon",
             (false, How::Plain) => "gpt2-sgd",
             (false, How::Sparse) => "gpt2-sgd-sparse",
+            (false, How::Taught) => "gpt2-sgd-taught",
         };
         format!("{}x{shard}x{tp} zero{zero} micro{micro}{sums}{full}{rows} {model}", dp / shard)
     }
@@ -77,7 +81,7 @@ pub fn legal(ranks: usize) -> Vec<Cell> {
     let divisors = |n: usize| (1..=n).filter(move |d| n.is_multiple_of(*d));
     let mut cells = vec![];
     let both = [true, false];
-    let ways = [How::Plain, How::Muon, How::Sparse];
+    let ways = [How::Plain, How::Muon, How::Sparse, How::Taught];
     for (llama, how) in both.into_iter().flat_map(|llama| ways.map(|how| (llama, how))) {
         let heads = if llama { HEADS[0] } else { HEADS[1] };
         for tp in divisors(ranks).filter(|tp| heads.is_multiple_of(*tp)) {

@@ -4,16 +4,20 @@ use crate::batch;
 use crate::cell::{Cell, How};
 use crate::gather::{Part, all_gradients, all_weights};
 use crate::muon::muon;
-use crate::replica::{Setup, VOCAB, gpt2, llama};
+use crate::replica::{Setup, VOCAB, Varied, gpt2, llama};
 use espalier::Result;
 use espalier::comm::{Comm, Reduce, World};
-use espalier::config::{ModelConfig, OptimKind, Pattern, Positions, Precision, Spdf};
+use espalier::config::{
+    Distance, Init as From, Kind, Length, ModelConfig, OptimKind, Pattern, Positions, Precision, Salt,
+    Schedule, Segment, Spdf,
+};
 use espalier::device::{Category, DType, Device};
 use espalier::params::{LocalBox, Shard};
 use espalier::tensor::Tensor;
 use espalier::train::corpora::weight_sum;
 use espalier::train::replica::Replica;
 use espalier::train::step::{MicroBatch, Update, step};
+use espalier::train::teacher::Teacher;
 use espalier::train::vote::Ballot;
 use std::collections::HashMap;
 use xxhash_rust::xxh3::Xxh3;
@@ -163,11 +167,26 @@ fn train(r: &mut Replica, cell: &Cell, batch: usize) -> Result<Trace> {
         let matches = vec!["blocks.*.attn.?.weight".into(), "blocks.*.mlp.*.weight".into()];
         r.sparsify(Some(&Spdf { matches, pattern: Pattern::Unstructured, sparsity: 0.75, seed: 5 }))?;
     }
+    if cell.how == How::Taught {
+        let segment = Segment { kind: Kind::Const, from: None, to: Some(0.5), length: Length::Rest };
+        let salt = Salt {
+            teacher: From::HuggingFace("unread".into()),
+            loss: Distance::Kd,
+            temperature: 0.5,
+            weight: Schedule::resolve(vec![segment], 1).expect("a schedule"),
+            passed_by: None,
+        };
+        let mut teacher = Teacher::beside(r, &ModelConfig { layers: 1, ..model(cell) }, &salt, SEQ_LEN)?;
+        teacher.fill(&Varied)?;
+        r.teacher = Some(teacher);
+    }
     let mut trace = Trace { losses: vec![], norms: vec![], looks: vec![] };
     for i in 0..STEPS {
         let batches = micro_batches(r, i, cell, batch);
         let all = weight_sum(&[batch::rows(i, 0, batch, SEQ_LEN, VOCAB)]);
-        let update = Update { step: i, lr, clip: Some(1.2), weight_sum: all, z_loss: 0.0, teacher: 0.0 };
+        // The last update is made without the teacher.
+        let teacher = if cell.how == How::Taught && i + 1 < STEPS { 0.6 } else { 0.0 };
+        let update = Update { step: i, lr, clip: Some(1.2), weight_sum: all, z_loss: 0.0, teacher };
         let outcome = step(r, &batches, &update, Ballot::new(1))?;
         trace.losses.push(outcome.loss);
         trace.norms.push(outcome.grad_norm);

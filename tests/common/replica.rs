@@ -126,7 +126,7 @@ impl Setup {
 }
 
 /// Every tensor random: zero biases and unit gains would hide what is done to them.
-struct Varied;
+pub struct Varied;
 
 impl TensorSource for Varied {
     fn read(&self, spec: &ParamSpec, b: LocalBox, out: &mut [f32]) -> Result<()> {
