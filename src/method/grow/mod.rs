@@ -24,7 +24,7 @@ pub use depth::stack_after;
 pub use source::{Grown, Quantity};
 
 use crate::Result;
-use crate::config::{Depth, Grow, ModelConfig, Norm, NormPlace, Width, grow::averaged_copies};
+use crate::config::{Depth, Grow, ModelConfig, Norm, NormPlace, Sizes, Width, grow::averaged_copies};
 use crate::model::Network;
 use crate::params::ParamSpec;
 use axis::{AxisMap, BlockMaps};
@@ -78,6 +78,20 @@ impl Growth {
         };
         let to = grow.target(from).map_err(refused)?;
         Ok(Growth::new(grow, from, &to))
+    }
+
+    /// Every size: its key, of the smaller and of the larger model.
+    pub fn sizes(&self) -> [(&'static str, usize, usize); 7] {
+        let sizes = |c: &ModelConfig| [c.layers, c.dim, c.heads, c.kv_heads, c.head_dim, c.ffn_dim, c.vocab];
+        let (from, to) = (sizes(&self.from), sizes(&self.to));
+        std::array::from_fn(|i| (Sizes::KEYS[i], from[i], to[i]))
+    }
+
+    /// The tensor of the smaller model that one of the larger comes from.
+    pub fn source_of(&self, spec: &ParamSpec) -> Option<&ParamSpec> {
+        let (block, rest) = class::split(&spec.name);
+        let name = block.map_or(rest.to_string(), |l| format!("blocks.{}.{rest}", self.blocks[l].source));
+        self.source.get(&name)
     }
 
     /// Why the larger model computes something else; empty where logits (those of the old vocabulary) are the same but for
