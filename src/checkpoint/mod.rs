@@ -20,12 +20,14 @@ mod save;
 mod state;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 pub use disk::replace;
 pub use folder::{Found, Search, discard, list, newest, prunable, prune, remove, resolve, search};
 pub use manifest::{Clocks, CorpusId, FORMAT_VERSION, FileEntry, Manifest, Meta, Topology};
 pub use merge::merge;
-pub use open::{Checkpoint, Values, Weights};
+pub use open::{Checkpoint, OfKind, Values, Weights};
 pub use piece::{Area, Kind};
 pub use save::{Saved, Saving, begin, save};
 pub use state::SaveState;
+pub use whole::{Whole, write_whole};

@@ -146,10 +146,15 @@ impl Checkpoint {
         layout.dtype().map(Some).ok_or_else(mixed)
     }
 
-    /// The values of a kind of a tensor, row-major, from element `start`; the kind is there and the elements too.
-    pub fn read_range(&self, kind: Kind, spec: &ParamSpec, start: usize, out: &mut [f32]) -> Result<()> {
-        let layout = self.index.get(kind, &spec.name).expect("the caller asked for its type");
-        layout.read(&self.files, Area::whole(spec), start..start + out.len(), out)
+    /// The values of one kind as a source for any topology; reading a tensor that has none is an error.
+    pub fn values(&self, kind: Kind) -> OfKind<'_> {
+        OfKind { checkpoint: self, kind }
+    }
+
+    /// All files that were given as texts, (name, content).
+    pub fn texts(&self) -> Result<Vec<(String, String)>> {
+        let names = self.manifest.files.iter().map(|f| &f.name).filter(|n| !n.ends_with(".safetensors"));
+        names.map(|name| Ok((name.clone(), self.text(name)?.expect("the manifest lists it")))).collect()
     }
 
     /// That the checkpoint and the model have the same tensors.
@@ -277,5 +282,19 @@ impl TensorSource for Weights<'_> {
             (Values::Master | Values::Stored, _) => c.layout(Kind::Weight, &spec.name)?,
         };
         layout.read(&c.files, area, 0..area.len(), out)
+    }
+}
+
+/// The values of one kind of a checkpoint.
+pub struct OfKind<'a> {
+    checkpoint: &'a Checkpoint,
+    kind: Kind,
+}
+
+impl TensorSource for OfKind<'_> {
+    fn read(&self, spec: &ParamSpec, b: LocalBox, out: &mut [f32]) -> Result<()> {
+        let (c, area) = (self.checkpoint, Area::from(b));
+        c.known(spec)?;
+        c.layout(self.kind, &spec.name)?.read(&c.files, area, 0..area.len(), out)
     }
 }

@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod eval;
 pub mod export;
 pub mod generate;
+pub mod grow;
 pub mod import;
 pub mod ranks;
 pub mod report;
@@ -69,6 +70,8 @@ enum Command {
     Import(import::ImportArgs),
     /// Write a checkpoint as a Hugging Face directory
     Export(export::ExportArgs),
+    /// Make a larger model of a smaller one: a checkpoint or a Hugging Face directory to start from
+    Grow(grow::GrowArgs),
     Report(report::Report),
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -106,6 +109,7 @@ impl Cli {
             Command::Ckpt(c) => c.run(),
             Command::Import(c) => c.run(),
             Command::Export(c) => c.run(),
+            Command::Grow(c) => c.run(),
             Command::Report(c) => c.run(),
             Command::Bench(c) => c.run(),
             Command::Doctor(c) => c.run(),

@@ -6,6 +6,7 @@ mod check;
 mod curve;
 mod doc;
 pub mod glob;
+pub mod grow;
 mod keys;
 pub mod model;
 pub mod muon;
@@ -26,6 +27,7 @@ mod table;
 mod write;
 
 pub use batches::{Batches, Ramp};
+pub use grow::{Depth, Grow, Sizes, Width};
 pub use model::{Activation, Head, ModelConfig, Norm, NormPlace, Positions, RopeScaling};
 pub use muon::{Adjust, MuonConfig, is_matrix_of_block};
 pub use reference::reference;

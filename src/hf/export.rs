@@ -8,6 +8,7 @@ use super::map::{Stored, stored};
 use super::{atomic, bert, config};
 use crate::config::ModelConfig;
 use crate::device::{DType, Elem};
+use crate::model::Network;
 use crate::params::{LocalBox, ParamSpec, TensorSource};
 use crate::{Error, Result};
 use half::bf16;
@@ -115,7 +116,7 @@ fn refuse_used(dir: &Path) -> Result<()> {
 /// All tensors to write, by name.
 fn plan(family: Family, c: &ModelConfig) -> Result<Vec<Plan>> {
     let mut plans: BTreeMap<String, Plan> = BTreeMap::new();
-    for spec in super::specs(c) {
+    for spec in Network::specs(c) {
         let Some(place) = stored(family, &spec) else {
             let problem = format!("the family {family} has no {}", spec.name);
             return Err(Error::config("export", "model", problem, ""));

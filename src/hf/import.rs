@@ -7,6 +7,7 @@ use super::files::{Files, Found};
 use super::map::{Stored, full_name, stored};
 use super::{bert, config};
 use crate::config::{Head, ModelConfig};
+use crate::model::Network;
 use crate::params::{LocalBox, ParamSpec, TensorSource};
 use crate::{Error, Result};
 use serde_json::Value;
@@ -152,7 +153,7 @@ impl HfSource {
     /// Gives every tensor of the model its place in the files.
     fn claim(&mut self, mut found: HashMap<String, Found>, allow_missing_head: bool) -> Result<()> {
         let (mut missing, mut wrong, mut claimed) = (vec![], vec![], HashSet::new());
-        for spec in super::specs(&self.config) {
+        for spec in Network::specs(&self.config) {
             let Some(stored) = stored(self.family, &spec) else {
                 return Err(self.error(format!("the family {} has no {}", self.family, spec.name), ""));
             };

@@ -24,14 +24,3 @@ pub use config::{config_json, read_config, write_config};
 pub use export::{Export, export};
 pub use family::Family;
 pub use import::{HfSource, Options};
-
-use crate::config::ModelConfig;
-use crate::device::{DType, Device};
-use crate::model::Network;
-use crate::params::{Dp, ParamSpec};
-
-/// Every tensor of a model, as the model itself declares them.
-fn specs(c: &ModelConfig) -> Vec<ParamSpec> {
-    let (_, params) = Network::build(c, &Device::meta(), DType::F32, (0, 1), Dp::SOLO, 1);
-    params.iter().map(|(_, placed)| placed.spec.clone()).collect()
-}

@@ -9,7 +9,7 @@ use crate::config::ModelConfig;
 use crate::device::attention::KvCache;
 use crate::device::gemm::to_panels;
 use crate::device::{DType, Device};
-use crate::params::{Declare, Dp, Params};
+use crate::params::{Declare, Dp, ParamSpec, Params};
 use crate::tape::{At, Cx, ParamId, Past, Seq, Tape, Weights};
 use crate::tensor::Tensor;
 use crate::with_dtype;
@@ -51,6 +51,12 @@ impl Network {
         let head = Head::declare(config, &embed, &mut u);
         units.push(u.unit("head", dev, dtype, dp));
         (Network { config: config.clone(), dtype, embed, blocks, head }, Params { units })
+    }
+
+    /// Every tensor of a model, as the model itself declares them.
+    pub fn specs(config: &ModelConfig) -> Vec<ParamSpec> {
+        let (_, params) = Network::build(config, &Device::meta(), DType::F32, (0, 1), Dp::SOLO, 1);
+        params.iter().map(|(_, placed)| placed.spec.clone()).collect()
     }
 
     /// The units whose weights the loss reads and whose gradients it begins: the head's, and the embedding's if it is
