@@ -2,16 +2,20 @@
 //! logits, loss, every gradient, and the losses of 20 steps of AdamW and of SGD.
 
 use espalier::comm::{Mesh, run_ranks};
-use espalier::config::{Group, OptimConfig, OptimKind, Precision};
+use espalier::config::{
+    Distance, Group, Init, Kind, Length, OptimConfig, OptimKind, Precision, Salt, Schedule, Segment,
+};
 use espalier::device::{DType, Device};
 use espalier::hf::HfSource;
 use espalier::params::{Accumulate, LocalBox, ParamSpec, TensorSource};
 use espalier::tape::{At, Recompute, Seq};
 use espalier::train::replica::{Plan, Replica};
 use espalier::train::step::{MicroBatch, Terms, Update, forward, forward_backward, step};
+use espalier::train::teacher::Teacher;
 use espalier::train::vote::Ballot;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
+use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -296,5 +300,73 @@ fn bf16_training_follows_f32_within_what_its_eight_bits_allow() {
         }
         println!("{case}: bf16 losses within {worst:.1e} of f32");
         assert!(worst <= 5e-3, "{case}: bf16 losses are off by {worst:e}");
+    }
+}
+
+/// Our name and those of transformers for it in GPT-2 and in the families of Llama.
+const NAMED: [(&str, [&str; 2]); 4] = [
+    ("embed.tokens.weight", ["transformer.wte.weight", "model.embed_tokens.weight"]),
+    (
+        "blocks.0.mlp.down.weight",
+        ["transformer.h.0.mlp.c_proj.weight", "model.layers.0.mlp.down_proj.weight"],
+    ),
+    ("norm.weight", ["transformer.ln_f.weight", "model.norm.weight"]),
+    ("head.weight", ["", "lm_head.weight"]),
+];
+
+#[test]
+fn a_teacher_changes_loss_and_gradients_as_it_does_in_pytorch() {
+    let text = std::fs::read_to_string(folder("distill.json")).expect("golden file");
+    let cases: Vec<Value> = serde_json::from_str(&text).expect("golden file");
+    assert_eq!(cases.len(), 4);
+    for want in &cases {
+        let word = |key: &str| want[key].as_str().expect("a name");
+        let number = |value: &Value| value.as_f64().expect("a number");
+        let (student, weight) = (word("student"), number(&want["weight"]));
+        let loss =
+            [Distance::Kd, Distance::Rkl, Distance::Js].into_iter().find(|d| d.name() == word("loss_kind"));
+        let constant = Segment { kind: Kind::Const, from: None, to: Some(weight), length: Length::Rest };
+        let salt = Salt {
+            teacher: Init::HuggingFace(folder(word("teacher"))),
+            loss: loss.expect("a distance"),
+            temperature: number(&want["temperature"]),
+            weight: Schedule::resolve(vec![constant], 1).expect("a schedule"),
+            passed_by: None,
+        };
+        let batch = Golden::read(&folder(student).join("golden.safetensors")).batch("tokens", "targets", 0);
+        let (outcome, found) = with_replica(student, OptimKind::Sgd { weight_decay: 0.0 }, |r| {
+            r.teacher = Some(Teacher::load(r, &salt, 96).expect("a teacher"));
+            let weight_sum = weight_sum(&batch);
+            let update = Update { step: 0, lr: 0.0, clip: None, weight_sum, z_loss: 0.0, teacher: weight };
+            let outcome = step(r, std::slice::from_ref(&batch), &update, Ballot::new(1)).expect("an update");
+            let of = |name: &str| {
+                let (u, p) = r.params.iter().find(|(_, p)| p.spec.name == name)?;
+                let g = &u.grads.data::<f32>()[p.range()];
+                let square: f64 = g.iter().map(|x| f64::from(*x).powi(2)).sum();
+                Some([g.iter().map(|x| f64::from(*x)).sum::<f64>(), square.sqrt()])
+            };
+            (outcome, NAMED.map(|(name, _)| of(name)))
+        });
+        let case = format!("{} teaches {student} by {}", word("teacher"), word("loss_kind"));
+        let terms =
+            [("ce", outcome.ce), ("kd", outcome.kd), ("loss", outcome.loss), ("norm", outcome.grad_norm)];
+        for (key, got) in terms {
+            let gap = (got / number(&want[key]) - 1.0).abs();
+            assert!(gap <= 2e-6, "{case}: {key} {got} is off by {gap:e}");
+        }
+        let mut compared = 0;
+        for ((name, theirs), found) in NAMED.iter().zip(found) {
+            let golden = theirs.iter().find_map(|n| want["gradients"].get(n));
+            let (Some(golden), Some([sum, norm])) = (golden, found) else { continue };
+            let norm_gap = (norm / number(&golden[1]) - 1.0).abs();
+            // A sum may cancel.
+            let sum_gap = (sum - number(&golden[0])).abs() / norm;
+            assert!(
+                norm_gap <= 1e-5 && sum_gap <= 1e-4,
+                "{case}: {name} is off by {norm_gap:e} and {sum_gap:e}"
+            );
+            compared += 1;
+        }
+        assert!(compared >= 3, "{case}: {compared} gradients");
     }
 }
