@@ -26,7 +26,7 @@ mod write;
 
 pub use batches::{Batches, Ramp};
 pub use model::{Activation, Head, ModelConfig, Norm, NormPlace, Positions, RopeScaling};
-pub use muon::{Adjust, MuonConfig, is_matrix_of_block};
+pub use muon::{Adjust, MATRICES, MuonConfig, is_matrix_of_block};
 pub use reference::reference;
 pub use run::*;
 pub use schedule::{Kind, Length, Schedule, Segment};

@@ -27,6 +27,6 @@ mod room;
 pub mod run;
 pub mod saving;
 pub mod score;
-mod sparse;
+pub mod sparse;
 pub mod step;
 pub mod vote;
