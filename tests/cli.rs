@@ -83,6 +83,24 @@ fn wrong_settings_get_one_sentence_and_exit_code_2_before_anything_is_written() 
             &["--set", "phase.0.spdf={ sparsity = 0.5, match = [\"*norm*\"] }"],
             &["the vector", "matrices only"],
         ),
+        (
+            &["--set", "phase.0.spdf={ sparsity = 0.5, pattern = \"block:128\" }"],
+            &["blocks of 128", "no multiple", "smaller blocks"],
+        ),
+        (
+            &[
+                "--set",
+                "phase.0.spdf={ sparsity = 0.5, pattern = \"block:16\", match = [\"*.attn.q.weight\"] }",
+            ],
+            &["blocks.0.attn.k.weight", "stored with it", "both or neither"],
+        ),
+        (
+            &[
+                "--set",
+                "phase.0.spdf={ sparsity = 0.5, pattern = \"block:16\", match = [\"embed.tokens.weight\"] }",
+            ],
+            &["embed.tokens.weight", "no matrix of a block"],
+        ),
         (&["--set", "model.preset=bert-tiny"], &["masked"]),
         (&["--set", "optim.group=[{ match = [\"blockz.*\"], lr_scale = 0.5 }]"], &["blockz"]),
         (&["--set", "schema=2"], &["schema"]),

@@ -84,6 +84,7 @@ fn with_replica<R: Send>(case: &str, kind: OptimKind, f: impl Fn(&mut Replica) -
         let optim = optim(kind);
         let plan = Plan {
             model: source.config(),
+            spdf: None,
             optim: &optim,
             dtype: DType::F32,
             recompute: Recompute::Cheap,
@@ -254,6 +255,7 @@ fn minilm_weights_give_the_hidden_states_of_transformers() {
     let optim = optim(adamw());
     let plan = Plan {
         model: source.config(),
+        spdf: None,
         optim: &optim,
         dtype: DType::F32,
         recompute: Recompute::Keep,
@@ -279,6 +281,7 @@ fn bf16_training_follows_f32_within_what_its_eight_bits_allow() {
         let optim = optim(adamw());
         let plan = Plan {
             model: source.config(),
+            spdf: None,
             optim: &optim,
             dtype: DType::Bf16,
             recompute: Recompute::Cheap,

@@ -186,7 +186,7 @@ fn cases(dev: &Device) -> Vec<Case> {
     for split in [true, false] {
         all.push(Case::new(dev, "ColumnLinear", &[(N, 5)], |u| {
             let (w, bias) = (matrix(u, "w", 7, 5), vector(u, "b", 7));
-            let op = move || ColumnLinear { w, bias: Some(bias), split, parts: 1 };
+            let op = move || ColumnLinear { w: w.into(), bias: Some(bias), split, parts: 1 };
             Box::new(move |t, cx, x| {
                 let ([a], [b]) = (t.push(cx, op(), x)?, t.push(cx, op(), x)?);
                 Ok(vec![a, b])
@@ -195,7 +195,7 @@ fn cases(dev: &Device) -> Vec<Case> {
     }
     all.push(Case::new(dev, "RowLinear", &[(N, 5), (N, 7)], |u| {
         let (w, bias) = (matrix(u, "w", 7, 5), vector(u, "b", 7));
-        let op = move || RowLinear { w, bias: Some(bias) };
+        let op = move || RowLinear { w: w.into(), bias: Some(bias) };
         Box::new(move |t, cx, x| {
             let ([a], [b]) = (t.push(cx, op(), x)?, t.push(cx, op(), x)?);
             Ok(vec![a, b])

@@ -139,6 +139,7 @@ impl Site {
             OptimConfig { kind: OptimKind::Sgd { weight_decay: 0.0 }, clip: None, groups: vec![], ema: None };
         let plan = Plan {
             model: &self.checkpoint.manifest().meta.model,
+            spdf: None,
             optim: &optim,
             dtype,
             recompute: Recompute::Keep,

@@ -2,6 +2,8 @@
 
 #[path = "common/batch.rs"]
 mod batch;
+#[path = "spdf/blocks.rs"]
+mod blocks;
 #[path = "common/gather.rs"]
 mod gather;
 #[path = "common/random.rs"]
@@ -47,6 +49,7 @@ fn zeros(spdf: &Spdf, name: &str, n: usize) -> BTreeSet<usize> {
     match spdf.pattern {
         Pattern::Unstructured => sorted(0..n).take((spdf.sparsity * n as f64).floor() as usize).collect(),
         Pattern::TwoOfFour => (0..n).step_by(4).flat_map(|i| sorted(i..i + 4).take(2)).collect(),
+        Pattern::Block(_) => panic!("blocks have tests of their own"),
     }
 }
 

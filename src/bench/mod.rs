@@ -84,6 +84,7 @@ mod tests {
             threads: 1,
             dtype: DType::F32,
             recompute: Recompute::Keep,
+            spdf: None,
             steps: 1,
             profile: false,
             losses: true,

@@ -8,13 +8,15 @@
 //! `profile` then times each op of more steps, beside the time that the roof over it allows.
 
 use crate::comm::Mesh;
-use crate::config::{Group, Head, ModelConfig, OptimConfig, OptimKind, Precision};
+use crate::config::{Group, Head, ModelConfig, OptimConfig, OptimKind, Precision, Spdf};
 use crate::device::gemm::peak;
 use crate::device::{DType, Device};
+use crate::method::ledger::{Embedding, flops_per_token};
 use crate::params::{Accumulate, RandomInit};
 use crate::rng::Philox;
 use crate::tape::{Recompute, Seq, profile};
 use crate::train::replica::{Plan, Replica};
+use crate::train::sparse::misfit;
 use crate::train::step::{MicroBatch, Update, step};
 use crate::train::vote::Ballot;
 use crate::{Error, Result};
@@ -30,13 +32,14 @@ const NOISE: f64 = 0.15;
 const MASKED: f64 = 0.15;
 
 /// (preset, sequence length, sequences)
-pub const CONFIGS: [(&str, usize, usize); 6] = [
+pub const CONFIGS: [(&str, usize, usize); 7] = [
     ("tiny", 256, 8),
     ("small", 256, 8),
     ("gpt2-t512", 512, 4),
     ("llama25", 256, 8),
     ("llama110", 512, 4),
     ("bert-base", 128, 16),
+    ("wide", 256, 8),
 ];
 
 /// What is timed.
@@ -49,6 +52,8 @@ pub struct Step {
     pub threads: usize,
     pub dtype: DType,
     pub recompute: Recompute,
+    /// The matrices of blocks stored as blocks.
+    pub spdf: Option<Spdf>,
     pub steps: usize,
     /// A table of ops on stderr
     pub profile: bool,
@@ -183,6 +188,11 @@ pub fn run(what: &Step) -> Result<serde_json::Value> {
     let &Step { threads, steps, dtype, recompute, .. } = what;
     let (seq_len, rows) = (what.seq.unwrap_or(seq_len), what.batch.unwrap_or(rows));
     let c = ModelConfig::preset(preset)?;
+    let spdf = what.spdf.as_ref();
+    if let (Some(problem), Some(s)) = (spdf.and_then(|s| misfit(&c, s)), spdf) {
+        let size = s.pattern.block().unwrap_or(0);
+        return Err(Error::config("bench step", format!("--blocks {size}"), problem, "take smaller blocks"));
+    }
     let no_decay =
         Group { patterns: vec!["*.bias".into(), "*norm*".into()], weight_decay: Some(0.0), lr_scale: None };
     let kind = OptimKind::AdamW { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1, moments: Precision::F32 };
@@ -190,6 +200,7 @@ pub fn run(what: &Step) -> Result<serde_json::Value> {
     let began = Instant::now();
     let plan = Plan {
         model: &c,
+        spdf,
         optim: &optim,
         dtype,
         recompute,
@@ -199,6 +210,8 @@ pub fn run(what: &Step) -> Result<serde_json::Value> {
         seq_len,
     };
     let mut r = Replica::new(Device::cpu(threads), Mesh::solo(), &plan)?;
+    r.sparsify(spdf)?;
+    let zeros = r.masks.as_ref().map_or(0, |m| m.about.zeros);
     r.params.fill(&r.dev, &RandomInit { seed: 0 })?;
     let init_s = began.elapsed().as_secs_f64();
 
@@ -239,14 +252,14 @@ pub fn run(what: &Step) -> Result<serde_json::Value> {
     let arithmetic = arithmetic.max(peak(dev.pool()));
 
     let tokens = (rows * seq_len) as f64;
-    let flops = tokens * c.flops_per_token(seq_len, false);
-    let needed = tokens * c.flops_per_token(seq_len, c.causal);
+    let of_token = |causal| flops_per_token(&c, seq_len, causal, Embedding::LookUp, zeros);
+    let (flops, needed) = (tokens * of_token(false), tokens * of_token(c.causal));
     let round = |x: f64, digits: i32| (x * 10f64.powi(digits)).round() / 10f64.powi(digits);
     let mut out = serde_json::json!({
         "tool": concat!("espalier-", env!("CARGO_PKG_VERSION")),
         "config": preset, "layers": c.layers, "d": c.dim, "heads": c.heads, "kv": c.kv_heads, "ffn": c.ffn_dim,
         "vocab": c.vocab, "seq": seq_len, "batch": rows,
-        "params": c.params(), "nmm": c.matmul_params(), "threads": threads, "dtype": dtype.name(),
+        "params": c.params(), "zeros": zeros, "nmm": c.matmul_params(), "threads": threads, "dtype": dtype.name(),
         "recompute": format!("{recompute:?}").to_lowercase(),
         "ms": round(ms, 2), "ms_min": round(ms_min, 2),
         "cpu_ms": round(median(used.iter().map(|t| t.cpu_ms).collect()), 2),

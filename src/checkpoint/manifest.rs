@@ -3,7 +3,7 @@
 
 use super::disk;
 use crate::config::ModelConfig;
-use crate::params::ParamSpec;
+use crate::params::{Grid, ParamSpec};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -175,6 +175,16 @@ impl Manifest {
         for p in &self.params {
             if p.rows.checked_mul(p.cols).is_none_or(|n| n == 0 || n > 1 << 60) || (p.vector && p.cols != 1) {
                 return Err(format!("tensor {} has the impossible size {} x {}", p.name, p.rows, p.cols));
+            }
+            let fits = |g: &Grid| {
+                let whole = g.rows.checked_mul(g.cols).is_some_and(|n| n <= 1 << 60);
+                whole && g.is_sound() && (p.rows, p.cols, p.vector) == (g.blocks(), g.block * g.block, false)
+            };
+            if !p.layout.grid().is_none_or(fits) {
+                return Err(format!(
+                    "tensor {} has blocks that do not fit its size {} x {}",
+                    p.name, p.rows, p.cols
+                ));
             }
             if !seen.insert(&p.name) {
                 return Err(format!("tensor {} is listed twice", p.name));

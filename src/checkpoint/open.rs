@@ -8,7 +8,7 @@ use super::piece::{Area, Kind, overlap};
 use crate::config::EvalWeights;
 use crate::device::{DType, Device, Elem};
 use crate::optim::{Moment, Optimizer};
-use crate::params::{LocalBox, ParamSpec, Params, Placed, TensorSource, Unit};
+use crate::params::{LocalBox, ParamSpec, Params, Placed, TensorSource, Unit, read_as};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 use half::bf16;
@@ -132,7 +132,7 @@ impl Checkpoint {
         Weights { checkpoint: self, values }
     }
 
-    /// One value of every kind: any part of any tensor, for tools. None if the checkpoint has no such kind.
+    /// One value of every kind: any part of any tensor as it is stored, for tools. None if the checkpoint has no such kind.
     pub fn read(&self, kind: Kind, spec: &ParamSpec, area: Area, out: &mut [f32]) -> Result<Option<()>> {
         self.known(spec)?;
         let Some(layout) = self.index.get(kind, &spec.name) else { return Ok(None) };
@@ -157,7 +157,7 @@ impl Checkpoint {
         names.map(|name| Ok((name.clone(), self.text(name)?.expect("the manifest lists it")))).collect()
     }
 
-    /// That the checkpoint and the model have the same tensors.
+    /// That the checkpoint and the model have the same tensors, in whatever layout.
     pub fn matches(&self, params: &Params) -> Result<()> {
         let mut ours = HashMap::new();
         for (_, p) in params.iter() {
@@ -180,6 +180,13 @@ impl Checkpoint {
     /// bf16 model. An optimizer without moments reads none.
     pub fn load_optimizer(&self, params: &mut Params, optim: &mut Optimizer) -> Result<()> {
         self.matches(params)?;
+        for (_, p) in params.iter() {
+            if self.known(&p.spec)?.layout != p.spec.layout {
+                let problem = format!("tensor {} is stored in other blocks than the run trains", p.spec.name);
+                let remedy = "start from its weights (run.init) or with optimizer = \"reset\"";
+                return Err(Error::checkpoint(&self.path, problem, remedy));
+            }
+        }
         for (i, unit) in params.units.iter_mut().enumerate() {
             let Unit { params, slice, master, .. } = unit;
             for (kind, which) in [(Kind::M, Moment::First), (Kind::V, Moment::Second)] {
@@ -245,19 +252,19 @@ impl Checkpoint {
         })
     }
 
-    /// That the checkpoint has this tensor, of this shape.
-    fn known(&self, spec: &ParamSpec) -> Result<()> {
+    /// This tensor as the checkpoint stores it. It has the shape of the model's, in whatever layout.
+    fn known(&self, spec: &ParamSpec) -> Result<&ParamSpec> {
         let params = &self.manifest.params;
         let Some(found) = params.iter().find(|p| p.name == spec.name) else {
             let near = params.iter().min_by_key(|p| strsim::levenshtein(&p.name, &spec.name));
             let near = near.map_or(String::new(), |p| format!(" (nearest: {} {:?})", p.name, p.shape()));
             return Err(self.unfit(format!("no tensor {} {:?}{near}", spec.name, spec.shape())));
         };
-        if found.shape() != spec.shape() {
-            let (name, here, there) = (&spec.name, found.shape(), spec.shape());
-            return Err(self.unfit(format!("tensor {name} is {here:?} here and {there:?} in the model")));
+        let (name, here, there) = (&spec.name, found.dense().shape(), spec.dense().shape());
+        match here == there {
+            true => Ok(found),
+            false => Err(self.unfit(format!("tensor {name} is {here:?} here and {there:?} in the model"))),
         }
-        Ok(())
     }
 
     fn unfit(&self, problem: String) -> Error {
@@ -274,14 +281,17 @@ pub struct Weights<'a> {
 impl TensorSource for Weights<'_> {
     fn read(&self, spec: &ParamSpec, b: LocalBox, out: &mut [f32]) -> Result<()> {
         let c = self.checkpoint;
-        c.known(spec)?;
-        let area = Area::from(b);
+        let stored = c.known(spec)?;
         let layout = match (self.values, c.index.get(Kind::Master, &spec.name)) {
             (Values::Ema, _) => c.layout(Kind::Ema, &spec.name)?,
             (Values::Master, Some(master)) => master,
             (Values::Master | Values::Stored, _) => c.layout(Kind::Weight, &spec.name)?,
         };
-        layout.read(&c.files, area, 0..area.len(), out)
+        let read = |b: LocalBox, out: &mut [f32]| {
+            let area = Area::from(b);
+            layout.read(&c.files, area, 0..area.len(), out)
+        };
+        read_as(spec, b, stored, &read, out)
     }
 }
 

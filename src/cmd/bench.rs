@@ -3,7 +3,7 @@
 use crate::bench::roof::Roof;
 use crate::bench::{comm, gemm, loader, median, step};
 use crate::comm::processes;
-use crate::config::ModelConfig;
+use crate::config::{MATRICES, ModelConfig, Pattern, Spdf};
 use crate::device::simd::isa;
 use crate::device::{DType, Pool};
 use crate::tape::Recompute;
@@ -61,9 +61,10 @@ pub struct Gemm {
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   espalier bench step --config small --threads 2
+  espalier bench step --config wide --blocks 32                         three quarters of the blocks left out
   espalier bench step --config gpt2-t512 --recompute full --profile     and a table of its ops")]
 pub struct Step {
-    /// tiny, small, gpt2-t512, llama25, llama110 or bert-base
+    /// tiny, small, gpt2-t512, llama25, llama110, bert-base or wide
     #[arg(long, default_value = "tiny")]
     config: String,
     /// Tokens of a sequence [default: as the configuration has it]
@@ -78,6 +79,11 @@ pub struct Step {
     dtype: String,
     #[arg(long, default_value = "keep", value_parser = ["keep", "cheap", "full"])]
     recompute: String,
+    /// Stores the matrices of blocks as blocks of so many rows and columns (SPDF), of which --sparsity are left out
+    #[arg(long, value_parser = ["16", "32", "64", "128"])]
+    blocks: Option<String>,
+    #[arg(long, default_value_t = 0.75)]
+    sparsity: f64,
     /// Steps that count
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
@@ -221,6 +227,21 @@ impl Gemm {
 
 impl Step {
     fn run(self) -> Result<()> {
+        if !(0.0..1.0).contains(&self.sparsity) {
+            let problem = format!("it is {}", self.sparsity);
+            return Err(Error::config(
+                "bench step",
+                "--sparsity",
+                problem,
+                "give at least 0 and less than 1",
+            ));
+        }
+        let spdf = self.blocks.and_then(|size| size.parse().ok()).map(|size| Spdf {
+            matches: MATRICES.map(String::from).to_vec(),
+            pattern: Pattern::Block(size),
+            sparsity: self.sparsity,
+            seed: 0,
+        });
         let out = step::run(&step::Step {
             config: self.config,
             seq: self.seq.map(|n| n as usize),
@@ -232,6 +253,7 @@ impl Step {
                 "full" => Recompute::Full,
                 _ => Recompute::Keep,
             },
+            spdf,
             steps: self.steps as usize,
             profile: self.profile,
             losses: self.losses,

@@ -5,11 +5,17 @@ use super::glob;
 use super::model::{divisors, listed};
 use super::muon::is_matrix_of_block;
 use super::run::*;
+use super::spdf::Spdf;
 use crate::{Error, Result};
 
 type Problem = Option<(&'static str, String, String)>;
 
 impl RunConfig {
+    /// What all phases store as blocks (`train::run::check` sees to it that they agree).
+    pub fn compact(&self) -> Option<&Spdf> {
+        self.phases.first()?.spdf.as_ref().filter(|s| s.pattern.block().is_some())
+    }
+
     /// tp against the widths, micro_batch against the batches: what holds for any number of ranks.
     pub(super) fn parallel_problem(&self) -> Problem {
         let tp = self.parallel.tp;

@@ -29,7 +29,7 @@ mod write;
 pub use batches::{Batches, Ramp};
 pub use grow::{Depth, Grow, Sizes, Width};
 pub use model::{Activation, Head, ModelConfig, Norm, NormPlace, Positions, RopeScaling};
-pub use muon::{Adjust, MuonConfig, is_matrix_of_block};
+pub use muon::{Adjust, MATRICES, MuonConfig, is_matrix_of_block};
 pub use reference::reference;
 pub use run::*;
 pub use salt::{Distance, Salt};

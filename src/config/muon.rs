@@ -7,7 +7,7 @@ use super::table::Table;
 use crate::Result;
 
 /// Names of the matrices of blocks.
-pub(super) const MATRICES: [&str; 2] = ["blocks.*.attn.?.weight", "blocks.*.mlp.*.weight"];
+pub const MATRICES: [&str; 2] = ["blocks.*.attn.?.weight", "blocks.*.mlp.*.weight"];
 
 pub(super) const ADJUST: &[(&str, Adjust)] =
     &[("match_rms_adamw", Adjust::MatchRmsAdamW), ("original", Adjust::Original)];

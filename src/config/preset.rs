@@ -39,6 +39,7 @@ presets![
     "gpt2-t512",
     "llama25",
     "llama110",
+    "wide",
 ];
 
 impl ModelConfig {

@@ -1,11 +1,12 @@
 //! SPDF as a phase gives it: which weights are zero and stay zero (sparse pre-training and dense fine-tuning, arXiv 2303.10464).
 
 use super::glob;
-use super::muon::MATRICES;
+use super::muon::{MATRICES, is_matrix_of_block};
 use super::table::Table;
 use crate::Result;
 
-const WANTS_PATTERN: &str = "\"unstructured\" or \"2:4\"";
+const WANTS_PATTERN: &str =
+    "\"unstructured\", \"2:4\", or \"block:16\", \"block:32\", \"block:64\", \"block:128\"";
 const WANTS_SPARSITY: &str = "a number of at least 0 and less than 1";
 
 #[derive(Clone, Debug, PartialEq)]
@@ -13,7 +14,7 @@ pub struct Spdf {
     /// Patterns of names; by default the matrices of blocks, which the paper's configurations sparsify.
     pub matches: Vec<String>,
     pub pattern: Pattern,
-    /// Share of zeros in each matching tensor.
+    /// Share of zeros in each matching tensor; of blocks the nearest whole number of each line.
     pub sparsity: f64,
     /// Of the masks; the same seed, name and sparsity is the same mask.
     pub seed: u64,
@@ -26,6 +27,9 @@ pub enum Pattern {
     Unstructured,
     /// Two at random of every four neighbours in a row.
     TwoOfFour,
+    /// Whole blocks of so many rows and columns at random: equally many of each row (or, where the matrix is split over tp
+    /// by columns, each column) of blocks. Only the others are stored.
+    Block(usize),
 }
 
 impl Pattern {
@@ -33,6 +37,17 @@ impl Pattern {
         match self {
             Pattern::Unstructured => "unstructured",
             Pattern::TwoOfFour => "2:4",
+            Pattern::Block(16) => "block:16",
+            Pattern::Block(32) => "block:32",
+            Pattern::Block(64) => "block:64",
+            Pattern::Block(_) => "block:128",
+        }
+    }
+    /// The size of blocks.
+    pub const fn block(self) -> Option<usize> {
+        match self {
+            Pattern::Block(size) => Some(size),
+            Pattern::Unstructured | Pattern::TwoOfFour => None,
         }
     }
 }
@@ -64,6 +79,7 @@ impl Spdf {
         let mut own = params.iter().filter(|p| self.covers(p.0));
         match self.pattern {
             Pattern::Unstructured => None,
+            Pattern::Block(_) => own.find_map(|p| self.block_problem(p.0, params)),
             Pattern::TwoOfFour => {
                 let (name, _, cols) = own.find(|p| !p.2.is_multiple_of(4))?;
                 let problem = format!("2:4 for {name}, whose {cols} columns are no multiple of 4");
@@ -73,18 +89,45 @@ impl Spdf {
     }
 }
 
+/// Matrices that are stored one below the other, and multiplied as one.
+const TOGETHER: [&[&str]; 2] =
+    [&["attn.q.weight", "attn.k.weight", "attn.v.weight"], &["mlp.gate.weight", "mlp.up.weight"]];
+
+impl Spdf {
+    /// Why this tensor cannot be stored as blocks, whatever their size.
+    fn block_problem(
+        &self,
+        name: &str,
+        params: &[(&str, usize, usize)],
+    ) -> Option<(&'static str, String, String)> {
+        if !is_matrix_of_block(name) {
+            let problem = format!("blocks for {name}, which is no matrix of a block");
+            return Some((
+                "match",
+                problem,
+                "name attn and mlp matrices only, or use \"unstructured\"".into(),
+            ));
+        }
+        let group = TOGETHER.iter().find(|group| group.iter().any(|end| name.ends_with(end)))?;
+        let (start, _) = name.split_at(name.find(".attn.").or(name.find(".mlp."))? + 1);
+        let left = group
+            .iter()
+            .map(|end| format!("{start}{end}"))
+            .find(|other| params.iter().any(|p| p.0 == other.as_str()) && !self.covers(other))?;
+        let problem = format!("blocks for {name} and not for {left}, which is stored with it");
+        Some(("match", problem, "name both or neither".into()))
+    }
+}
+
 /// `phase.spdf`; `seed` is the run's.
 pub(super) fn read(t: &Table, seed: u64) -> Result<Spdf> {
     let pattern = match t.str("pattern", WANTS_PATTERN)? {
         None | Some("unstructured") => Pattern::Unstructured,
         Some("2:4") => Pattern::TwoOfFour,
-        Some(block) if block.starts_with("block:") => {
-            return Err(t.not_built(
-                "pattern",
-                "compact storage of blocks",
-                "use \"unstructured\" or \"2:4\"",
-            ));
-        }
+        Some("block:16") => Pattern::Block(16),
+        Some("block:32") => Pattern::Block(32),
+        Some("block:64") => Pattern::Block(64),
+        Some("block:128") => Pattern::Block(128),
         Some(other) => {
             return Err(t.error(
                 "pattern",
@@ -95,7 +138,9 @@ pub(super) fn read(t: &Table, seed: u64) -> Result<Spdf> {
     };
     let sparsity = t.float("sparsity", WANTS_SPARSITY, |x| (0.0..1.0).contains(&x))?;
     let sparsity = match (pattern, sparsity) {
-        (Pattern::Unstructured, None) => return Err(t.missing("sparsity", "sparsity = 0.75")),
+        (Pattern::Unstructured | Pattern::Block(_), None) => {
+            return Err(t.missing("sparsity", "sparsity = 0.75"));
+        }
         (Pattern::TwoOfFour, Some(s)) if s != 0.5 => {
             let problem = format!("{s} where 2:4 leaves one half");
             return Err(t.error("sparsity", problem, "leave it out, or use \"unstructured\""));

@@ -51,7 +51,7 @@ pub struct Ledger {
     /// The two with the embedding counted as a product.
     pub dense_with_embedding: Both,
     pub sparse_with_embedding: Both,
-    /// What is computed here: zeros are multiplied like all others.
+    /// What is computed here: zeros are multiplied like all others, or nothing of them is.
     pub executed: Both,
 }
 
@@ -67,7 +67,7 @@ pub fn of_phase(m: &ModelConfig, seq_len: usize, masks: &About) -> Ledger {
         sparse: both(Embedding::LookUp, masks.zeros),
         dense_with_embedding: both(Embedding::Product, 0),
         sparse_with_embedding: both(Embedding::Product, masks.zeros),
-        executed: both(Embedding::LookUp, 0),
+        executed: both(Embedding::LookUp, masks.left_out()),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::ops::activation::Activation;
 use crate::ops::attention::Attention;
 use crate::ops::head_norm::HeadNorm;
 use crate::ops::linear::{ColumnLinear, RowLinear};
+use crate::ops::matrix::Matrix;
 use crate::ops::norm::Norm;
 use crate::ops::rope::{Rope, RopeTable};
 use crate::params::{Covers, Declare, Init, ParamSpec, Shard};
@@ -23,15 +24,15 @@ pub struct Block {
     heads: Heads, //                    H/R, K/R, D
     causal: bool,
     activation: crate::config::Activation,
-    norm1: Norm,                     //                     (C)
-    qkv: (ParamId, Option<ParamId>), // ((H+2K)·D/R, C)
+    norm1: Norm,                    //                     (C)
+    qkv: (Matrix, Option<ParamId>), // ((H+2K)·D/R, C)
     qk_norm: Option<(ParamId, ParamId)>,
     norm_eps: f64,
     rope: Option<Arc<RopeTable>>,
-    o: (ParamId, Option<ParamId>), //   (C, H·D/R)
+    o: (Matrix, Option<ParamId>), //   (C, H·D/R)
     norm2: Norm,
-    up: (ParamId, Option<ParamId>),   //   (2F/R or F/R, C)
-    down: (ParamId, Option<ParamId>), // (C, F/R)
+    up: (Matrix, Option<ParamId>),   //   (2F/R or F/R, C)
+    down: (Matrix, Option<ParamId>), // (C, F/R)
 }
 
 impl Block {
@@ -48,7 +49,7 @@ impl Block {
         let bias = |rest: &str, len, shard| ParamSpec::vector(name(rest), len, shard, Init::Zeros);
 
         let norm1 = declare_norm(c, &name("norm1"), u);
-        let qkv = u.group(vec![
+        let qkv = u.matrix(vec![
             ParamSpec::matrix(name("attn.q.weight"), c.heads * d, dim, head_rows, std),
             ParamSpec::matrix(name("attn.k.weight"), c.kv_heads * d, dim, kv_rows, std),
             ParamSpec::matrix(name("attn.v.weight"), c.kv_heads * d, dim, kv_rows, std),
@@ -67,7 +68,7 @@ impl Block {
         });
         let o_spec =
             ParamSpec::matrix(name("attn.o.weight"), dim, c.heads * d, Shard::Cols { unit: d }, out_std);
-        let o = u.one(o_spec);
+        let o = u.one_matrix(o_spec);
         let o_bias = c.out_bias.then(|| u.one(bias("attn.o.bias", dim, Shard::Replicated)));
 
         let norm2 = declare_norm(c, &name("norm2"), u);
@@ -79,10 +80,15 @@ impl Block {
                     (weight, bias(&format!("{part}.bias"), ffn, row))
                 })
                 .unzip();
-        let up = u.group(gates);
+        let up = u.matrix(gates);
         let up_bias = c.mlp_bias.then(|| u.group(gate_biases));
-        let down =
-            u.one(ParamSpec::matrix(name("mlp.down.weight"), dim, ffn, Shard::Cols { unit: 1 }, out_std));
+        let down = u.one_matrix(ParamSpec::matrix(
+            name("mlp.down.weight"),
+            dim,
+            ffn,
+            Shard::Cols { unit: 1 },
+            out_std,
+        ));
         let down_bias = c.mlp_bias.then(|| u.one(bias("mlp.down.bias", dim, Shard::Replicated)));
         Block {
             place: c.norm_place,
@@ -103,7 +109,7 @@ impl Block {
 
     /// The weights of the linear layers.
     pub(super) fn matrices(&self) -> [ParamId; 4] {
-        [self.qkv.0, self.o.0, self.up.0, self.down.0]
+        [&self.qkv, &self.o, &self.up, &self.down].map(|(w, _)| w.id)
     }
 
     pub fn heads(&self) -> Heads {
@@ -130,16 +136,16 @@ impl Block {
     }
 
     /// a·wᵀ + bias of all N rows: those of a, or gathered from the ranks of tp if a has fewer.
-    fn column(t: &mut Tape, cx: &Cx, (w, bias): (ParamId, Option<ParamId>), a: Var) -> Result<Var> {
+    fn column(t: &mut Tape, cx: &Cx, (w, bias): &(Matrix, Option<ParamId>), a: Var) -> Result<Var> {
         let parts = cx.seq.len() / t.shape(a).rows;
-        let [y] = t.push(cx, ColumnLinear { w, bias, split: true, parts }, &[a])?;
+        let [y] = t.push(cx, ColumnLinear { w: w.clone(), bias: *bias, split: true, parts }, &[a])?;
         Ok(y)
     }
 
     /// r + attention(a).   a and r (N, C) or (N/R, C)
     fn attention(&self, t: &mut Tape, cx: &Cx, a: Var, r: Var) -> Result<Var> {
         let (heads, scale) = (self.heads, (self.heads.head_dim as f64).powf(-0.5));
-        let mut qkv = Block::column(t, cx, self.qkv, a)?; //                                    (N, (H+2K)·D/R)
+        let mut qkv = Block::column(t, cx, &self.qkv, a)?; //                                    (N, (H+2K)·D/R)
         if let Some((q, k)) = self.qk_norm {
             let [normed, _rstd] = t.push(cx, HeadNorm { heads, eps: self.norm_eps, q, k }, &[qkv])?;
             qkv = normed;
@@ -149,15 +155,15 @@ impl Block {
         }
         let attention = Attention { heads, causal: self.causal, scale, seq_len: cx.seq.seq_len };
         let [o, _lse] = t.push(cx, attention, &[qkv])?; //                                      (N, H·D/R)
-        let [x] = t.push(cx, RowLinear { w: self.o.0, bias: self.o.1 }, &[o, r])?; //           like r
+        let [x] = t.push(cx, RowLinear { w: self.o.0.clone(), bias: self.o.1 }, &[o, r])?; //           like r
         Ok(x)
     }
 
     /// r + mlp(m).   m and r (N, C) or (N/R, C)
     fn mlp(&self, t: &mut Tape, cx: &Cx, m: Var, r: Var) -> Result<Var> {
-        let u = Block::column(t, cx, self.up, m)?; //                                           (N, 2F/R or F/R)
+        let u = Block::column(t, cx, &self.up, m)?; //                                           (N, 2F/R or F/R)
         let [s] = t.push(cx, Activation(self.activation), &[u])?; //                            (N, F/R)
-        let [y] = t.push(cx, RowLinear { w: self.down.0, bias: self.down.1 }, &[s, r])?; //     like r
+        let [y] = t.push(cx, RowLinear { w: self.down.0.clone(), bias: self.down.1 }, &[s, r])?; //     like r
         Ok(y)
     }
 }

@@ -82,7 +82,8 @@ impl Head {
             x = normed;
         }
         if let Some(Transform { dense: (w, bias), activation, norm }) = &self.transform {
-            let [u] = t.push(cx, ColumnLinear { w: *w, bias: Some(*bias), split: false, parts: 1 }, &[x])?;
+            let [u] =
+                t.push(cx, ColumnLinear { w: (*w).into(), bias: Some(*bias), split: false, parts: 1 }, &[x])?;
             let [a] = t.push(cx, Activation(*activation), &[u])?;
             let [normed, _stats] = t.push(cx, *norm, &[a])?;
             x = normed;

@@ -5,7 +5,7 @@ use super::embedding::Embedding;
 use super::head::Head;
 use crate::Result;
 use crate::comm::Comm;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Spdf};
 use crate::device::attention::KvCache;
 use crate::device::gemm::to_panels;
 use crate::device::{DType, Device};
@@ -33,7 +33,21 @@ impl Network {
         dp: Dp,
         seq_len: usize,
     ) -> (Network, Params) {
-        let declare = || Declare::new(tp.0, tp.1);
+        Network::sparse(config, None, dev, dtype, tp, dp, seq_len)
+    }
+
+    /// As `build`, with matrices stored as their kept blocks where `spdf` says so: then whole lines of these divide over tp
+    /// (checked with the run file).
+    pub fn sparse(
+        config: &ModelConfig,
+        spdf: Option<&Spdf>,
+        dev: &Device,
+        dtype: DType,
+        tp: (usize, usize),
+        dp: Dp,
+        seq_len: usize,
+    ) -> (Network, Params) {
+        let declare = || Declare::new(tp.0, tp.1).in_blocks(dev, spdf);
         let mut units = Vec::with_capacity(config.layers + 2);
         let mut u = declare();
         let embed = Embedding::declare(config, dtype, &mut u);

@@ -5,24 +5,26 @@
 //! all-reduce forward and one backward; with sequence parallelism (`sequence.rs`) x is gathered on the way in and y
 //! scattered on the way out, which sends as much.
 
+use super::matrix::Matrix;
 use super::reduce::{add_column_sums, partial_sums};
 use super::sequence::{all_rows, gather, own_rows};
 use crate::Result;
 use crate::comm::{Pending, Reduce};
-use crate::device::gemm::{Mat, MatMut, Out, Panels, gemm, gemm_panels, gemm_with};
+use crate::device::gemm::{Mat, MatMut, Out};
 use crate::device::{Elem, Real, Shared, simd};
 use crate::tape::{Back, Cost, Cx, Grads, Needs, Op, ParamId, Shape};
 use crate::tensor::Tensor;
 use crate::with_dtype;
 
-fn product_cost(n: usize, w: ParamId, bytes: usize) -> Cost {
-    let flops = 2.0 * (n * w.len()) as f64;
-    Cost { flops, bytes: ((n * (w.rows + w.cols) + w.len()) * bytes) as f64 }
+/// Of what is stored: blocks that are not kept cost nothing.
+fn product_cost(n: usize, w: &Matrix, bytes: usize) -> Cost {
+    let flops = 2.0 * (n * w.id.len()) as f64;
+    Cost { flops, bytes: ((n * (w.rows + w.cols) + w.id.len()) * bytes) as f64 }
 }
 
 /// y = x·wᵀ + bias.   x (N, I), the same on every rank, or this rank's (N/R, I); w (O/R, I); bias (O/R); y (N, O/R)
 pub struct ColumnLinear {
-    pub w: ParamId,
+    pub w: Matrix,
     pub bias: Option<ParamId>,
     /// false: every rank holds all of w and does the same work on the rows it has, without a collective.
     pub split: bool,
@@ -41,7 +43,7 @@ impl Op for ColumnLinear {
         vec![Shape { rows: x[0].rows * self.parts, cols: self.w.rows, ..x[0] }]
     }
     fn cost(&self, x: &[Shape]) -> Cost {
-        product_cost(x[0].rows * self.parts, self.w, x[0].dtype.bytes())
+        product_cost(x[0].rows * self.parts, &self.w, x[0].dtype.bytes())
     }
     fn forward(&self, cx: &Cx, x: &[&Tensor], y: &mut [Tensor]) -> Result<()> {
         let all = match self.parts {
@@ -50,11 +52,11 @@ impl Op for ColumnLinear {
         };
         let x = all.as_ref().unwrap_or(x[0]);
         with_dtype!(x.dtype(), T => {
-            let (w, n) = (self.w, x.rows());
+            let (w, n) = (&self.w, x.rows());
             let (a, c) = (Mat::new(x.data::<T>(), n, self.w.cols), MatMut::new(y[0].data_mut::<T>(), n, self.w.rows));
             match self.bias.map(|b| cx.w.view::<T>(b)) {
-                None => product(cx, c, a, w, #[inline(always)] |_, _, _: &mut [<T as Elem>::Acc]| {}),
-                Some(bias) => product(cx, c, a, w, #[inline(always)] |_, col, acc: &mut [<T as Elem>::Acc]| add_to(acc, &bias[col..])),
+                None => w.forward(cx, c, a, #[inline(always)] |_, _, _: &mut [<T as Elem>::Acc]| {}),
+                Some(bias) => w.forward(cx, c, a, #[inline(always)] |_, col, acc: &mut [<T as Elem>::Acc]| add_to(acc, &bias[col..])),
             }
         });
         Ok(())
@@ -80,8 +82,8 @@ impl ColumnLinear {
         let shape = Shape::of(x);
         if cx.tp.size() == 1 || !self.split {
             let (dx, out) = b.dx[0].target(cx.dev, shape);
-            input_gradient(cx, self.w, dy, dx, out);
-            weight_gradient(cx, dw, self.w, self.bias, dy, x);
+            self.w.input_gradient(cx, dy, dx, out);
+            weight_gradient(cx, dw, &self.w, self.bias, dy, x);
             return Ok(());
         }
         let gathered = match self.parts {
@@ -90,13 +92,13 @@ impl ColumnLinear {
         };
         // Not added to dx yet: that holds a sum over tp, which must not be summed again.
         let mut part = Shape { rows: dy.rows(), ..shape }.empty(cx.dev);
-        input_gradient(cx, self.w, dy, &mut part, Out::Store);
+        self.w.input_gradient(cx, dy, &mut part, Out::Store);
         let flight = match self.parts {
             1 => cx.tp.all_reduce(part, Reduce::Sum, "ColumnLinear dx")?,
             _ => cx.tp.reduce_scatter(part, "ColumnLinear dx")?,
         };
         let all = gathered.map(Pending::wait).transpose()?;
-        weight_gradient(cx, dw, self.w, self.bias, dy, all.as_ref().unwrap_or(x));
+        weight_gradient(cx, dw, &self.w, self.bias, dy, all.as_ref().unwrap_or(x));
         drop(all);
         let mut dx = flight.wait()?;
         if self.parts > 1 {
@@ -110,7 +112,7 @@ impl ColumnLinear {
 
 /// y = r + bias + Σ_tp x·wᵀ.   x (N, I/R), w (O, I/R), bias (O); r and y (N, O), or this rank's (N/R, O)
 pub struct RowLinear {
-    pub w: ParamId,
+    pub w: Matrix,
     pub bias: Option<ParamId>,
 }
 
@@ -125,21 +127,21 @@ impl Op for RowLinear {
         vec![x[1]]
     }
     fn cost(&self, x: &[Shape]) -> Cost {
-        product_cost(x[0].rows, self.w, x[0].dtype.bytes())
+        product_cost(x[0].rows, &self.w, x[0].dtype.bytes())
     }
     fn forward(&self, cx: &Cx, x: &[&Tensor], y: &mut [Tensor]) -> Result<()> {
         with_dtype!(x[0].dtype(), T => {
-            let (w, n, cols) = (self.w, x[0].rows(), self.w.rows);
+            let (w, n, cols) = (&self.w, x[0].rows(), self.w.rows);
             let a = Mat::new(x[0].data::<T>(), n, self.w.cols);
             let (r, bias) = (x[1].data::<T>(), self.bias.map(|b| cx.w.view::<T>(b)));
             if cx.tp.size() == 1 {
-                product(cx, MatMut::new(y[0].data_mut::<T>(), n, cols), a, w, #[inline(always)] |row, col, acc: &mut [<T as Elem>::Acc]| {
+                w.forward(cx, MatMut::new(y[0].data_mut::<T>(), n, cols), a, #[inline(always)] |row, col, acc: &mut [<T as Elem>::Acc]| {
                     add_rest(acc, r, bias, row * cols, col)
                 });
             } else {
                 self.sum_over_tp(cx, n, y, |part| {
                     let c = MatMut::new(part.data_mut::<T>(), n, cols);
-                    product(cx, c, a, w, #[inline(always)] |_, _, _: &mut [<T as Elem>::Acc]| {});
+                    w.forward(cx, c, a, #[inline(always)] |_, _, _: &mut [<T as Elem>::Acc]| {});
                 })?;
                 finish_rows::<T>(cx, y[0].data_mut(), cols, #[inline(always)] |row, col, acc: &mut [<T as Elem>::Acc]| {
                     add_rest(acc, r, bias, row * cols, col)
@@ -193,34 +195,12 @@ impl RowLinear {
         };
         let dy = all.as_ref().unwrap_or(&dr);
         let (dx, out) = b.dx[0].target(cx.dev, Shape::of(x));
-        input_gradient(cx, self.w, dy, dx, out);
-        weight_gradient(cx, dw, self.w, self.bias, dy, x);
+        self.w.input_gradient(cx, dy, dx, out);
+        weight_gradient(cx, dw, &self.w, self.bias, dy, x);
         drop(all);
         b.dx[1].put(cx.dev, dr);
         Ok(())
     }
-}
-
-/// c = a·wᵀ and the epilogue, whichever way the weight lies.
-#[inline(always)]
-fn product<T: Elem>(
-    cx: &Cx,
-    c: MatMut<T>,
-    a: Mat<T>,
-    w: ParamId,
-    epilogue: impl Fn(usize, usize, &mut [T::Acc]) + Sync,
-) {
-    match cx.past {
-        None => gemm_with(cx.pool(), c, Out::Store, a, weight::<T>(cx, w).t(), epilogue),
-        Some(_) => {
-            let w = Panels { data: cx.w.view::<T>(w), rows: w.rows, cols: w.cols };
-            gemm_panels(cx.pool(), c, a, w, epilogue);
-        }
-    }
-}
-
-fn weight<'a, T: Elem>(cx: &Cx<'a>, w: ParamId) -> Mat<'a, T> {
-    Mat::new(cx.w.view::<T>(w), w.rows, w.cols)
 }
 
 /// acc += r[first + col ..] + bias[col ..]
@@ -270,23 +250,11 @@ fn finish_rows<T: Elem>(
     });
 }
 
-/// dx (+)= dy·w
-fn input_gradient(cx: &Cx, w: ParamId, dy: &Tensor, dx: &mut Tensor, out: Out) {
-    if cx.dev.is_meta() {
-        return;
-    }
-    with_dtype!(dy.dtype(), T => {
-        let n = dy.rows();
-        let dx = MatMut::new(dx.data_mut::<T>(), n, w.cols);
-        gemm(cx.pool(), dx, out, Mat::new(dy.data::<T>(), n, w.rows), weight::<T>(cx, w));
-    });
-}
-
 /// dw += dyᵀ·x,  dbias += Σ_N dy. On the Meta device there is no dw, and the workspace of dbias is all there is.
 fn weight_gradient(
     cx: &Cx,
     dw: Option<&mut Grads>,
-    w: ParamId,
+    w: &Matrix,
     bias: Option<ParamId>,
     dy: &Tensor,
     x: &Tensor,
@@ -297,12 +265,8 @@ fn weight_gradient(
         }
         return;
     };
-    with_dtype!(dy.dtype(), T => {
-        let n = dy.rows();
-        let grad = MatMut::new(dw.view::<<T as Elem>::Acc>(w), w.rows, w.cols);
-        gemm(cx.pool(), grad, Out::Add, Mat::new(dy.data::<T>(), n, w.rows).t(), Mat::new(x.data::<T>(), n, w.cols));
-        if let Some(bias) = bias {
-            add_column_sums(cx.dev, dy.data::<T>(), dy.cols(), dw.view(bias));
-        }
-    });
+    w.weight_gradient(cx, dw, dy, x);
+    if let Some(bias) = bias {
+        with_dtype!(dy.dtype(), T => add_column_sums(cx.dev, dy.data::<T>(), dy.cols(), dw.view(bias)));
+    }
 }

@@ -8,6 +8,7 @@ pub mod embedding;
 pub mod head_norm;
 pub mod linear;
 pub mod loss;
+pub mod matrix;
 pub mod norm;
 pub mod reduce;
 pub mod rope;

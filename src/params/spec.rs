@@ -1,6 +1,7 @@
 //! A logical tensor: the only place that says how a parameter is split. Checkpoints, import, export and growth
 //! think in global tensors; ranks hold boxes of them.
 
+use super::layout::{Grid, Layout};
 use crate::device::simd;
 use crate::rng::Philox;
 
@@ -27,7 +28,8 @@ pub enum Init {
     Normal { std: f64 },
 }
 
-/// Global shape (rows, cols) as [out, in]; a vector has `vector` set and one column.
+/// Global shape (rows, cols) as [out, in]; a vector has `vector` set and one column. A block-sparse matrix has the shape in
+/// which it is stored (`layout`).
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct ParamSpec {
     pub name: String,
@@ -36,6 +38,8 @@ pub struct ParamSpec {
     pub vector: bool,
     pub shard: Shard,
     pub init: Init,
+    #[serde(default, skip_serializing_if = "Layout::is_dense")]
+    pub layout: Layout,
 }
 
 /// The part of a tensor that one tp rank holds, in global indices. `stored_rows` ≥ rows includes padding.
@@ -51,10 +55,18 @@ pub struct LocalBox {
 impl ParamSpec {
     pub fn matrix(name: impl ToString, rows: usize, cols: usize, shard: Shard, std: f64) -> ParamSpec {
         let init = Init::Normal { std };
-        ParamSpec { name: name.to_string(), rows, cols, vector: false, shard, init }
+        ParamSpec { name: name.to_string(), rows, cols, vector: false, shard, init, layout: Layout::Dense }
     }
     pub fn vector(name: impl ToString, len: usize, shard: Shard, init: Init) -> ParamSpec {
-        ParamSpec { name: name.to_string(), rows: len, cols: 1, vector: true, shard, init }
+        ParamSpec {
+            name: name.to_string(),
+            rows: len,
+            cols: 1,
+            vector: true,
+            shard,
+            init,
+            layout: Layout::Dense,
+        }
     }
     /// The shape as files and people see it.
     pub fn shape(&self) -> Vec<usize> {
@@ -110,6 +122,9 @@ impl ParamSpec {
             Init::Ones => out.fill(1.0),
             Init::Normal { std } => {
                 let stream = Philox::new(seed, &self.name);
+                if let Layout::BlockSparse(grid) = &self.layout {
+                    return self.fill_blocks(grid, &stream, std as f32, b, out);
+                }
                 // Whole rows follow one another, and one long fill is faster than many short ones.
                 let run = if b.cols == self.cols { out.len() } else { b.cols };
                 for (i, run) in out.chunks_exact_mut(run.max(1)).enumerate() {
@@ -119,6 +134,21 @@ impl ParamSpec {
                         || stream.fill_normal(first as u64, std as f32, run),
                     );
                 }
+            }
+        }
+    }
+    /// Of kept blocks: the values that the dense tensor has there.
+    fn fill_blocks(&self, grid: &Grid, stream: &Philox, std: f32, b: LocalBox, out: &mut [f32]) {
+        let (kept, size) = (grid.kept(&self.name), grid.block);
+        assert_eq!((b.col, b.cols), (0, size * size), "whole blocks of {}", self.name);
+        for (i, block) in (b.row..b.row + b.rows).zip(out.chunks_exact_mut(size * size)) {
+            let (row, col) = grid.place(&kept, i);
+            for (r, run) in block.chunks_exact_mut(size).enumerate() {
+                let first = (row * size + r) * grid.cols + col * size;
+                simd(
+                    #[inline(always)]
+                    || stream.fill_normal(first as u64, std, run),
+                );
             }
         }
     }

@@ -1,11 +1,16 @@
 //! A unit: the parameters of one block (or embedding, or head) in one flat buffer, which is stored, reduced and
 //! updated at once. Weights, gradients, master and moments share one index space.
 
+use super::layout::{Grid, Layout};
 use super::spec::{LocalBox, ParamSpec, Shard};
+use crate::config::Spdf;
+use crate::device::gemm::BlockMap;
 use crate::device::{Category, DType, Device, Shared};
+use crate::ops::matrix::Matrix;
 use crate::tape::{ParamId, profile};
 use crate::tensor::Tensor;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A group starts at a multiple of this many elements.
 const GROUP_ALIGN: usize = 64;
@@ -74,6 +79,10 @@ impl Placed {
 pub struct Declare {
     rank: usize,
     size: usize,
+    /// Matrices that are stored as their kept blocks.
+    blocks: Option<Spdf>,
+    /// Whether where the blocks lie matters: not on the Meta device.
+    located: bool,
     params: Vec<Placed>,
     end: usize,
 }
@@ -81,11 +90,47 @@ pub struct Declare {
 impl Declare {
     /// For rank `rank` of `size` in the tp group.
     pub fn new(rank: usize, size: usize) -> Declare {
-        Declare { rank, size, params: vec![], end: 0 }
+        Declare { rank, size, blocks: None, located: true, params: vec![], end: 0 }
+    }
+    /// Stores the matrices that `spdf` covers as blocks, if that is its pattern.
+    pub fn in_blocks(self, dev: &Device, spdf: Option<&Spdf>) -> Declare {
+        let blocks = spdf.filter(|s| s.pattern.block().is_some()).cloned();
+        Declare { blocks, located: !dev.is_meta(), ..self }
+    }
+    /// The weight of a linear layer: matrices of equal width one below the other.
+    pub fn matrix(&mut self, specs: Vec<ParamSpec>) -> Matrix {
+        let Some((spdf, block)) = self.blocks.as_ref().and_then(|s| Some((s, s.pattern.block()?))) else {
+            return self.group(specs).into();
+        };
+        let covered = |s: &&ParamSpec| spdf.covers(&s.name);
+        if specs.iter().find(covered).is_none() {
+            return self.group(specs).into();
+        }
+        assert!(specs.iter().all(|s| spdf.covers(&s.name)), "{} and its group go together", specs[0].name);
+        let whole = specs.iter().map(|s| s.local(self.rank, self.size));
+        let (rows, cols) = whole.fold((0, 0), |(rows, _), b| (rows + b.stored_rows, b.cols));
+        let (sparsity, seed) = (spdf.sparsity, spdf.seed);
+        let specs: Vec<ParamSpec> = specs.iter().map(|s| s.in_blocks(block, sparsity, seed)).collect();
+        let mut kept = vec![];
+        if self.located {
+            let mut above = 0;
+            for spec in &specs {
+                let Layout::BlockSparse(grid) = &spec.layout else { unreachable!("made above") };
+                let b = spec.local(self.rank, self.size);
+                kept.extend(places(grid, &spec.name, b, above));
+                above += b.rows / grid.each;
+            }
+        }
+        let map = BlockMap::new(block, rows / block, cols / block, &kept);
+        Matrix { id: self.group(specs), rows, cols, blocks: Some(Arc::new(map)) }
     }
     /// Appends tensors of equal width one below the other, so that one GEMM sees them as one matrix.
     pub fn group(&mut self, specs: Vec<ParamSpec>) -> ParamId {
         self.append(specs, Covers::All)
+    }
+    /// `matrix` of one tensor.
+    pub fn one_matrix(&mut self, spec: ParamSpec) -> Matrix {
+        self.matrix(vec![spec])
     }
     pub fn one(&mut self, spec: ParamSpec) -> ParamId {
         self.group(vec![spec])
@@ -141,6 +186,17 @@ impl Declare {
             part,
         }
     }
+}
+
+/// Rows and columns of blocks of the stored blocks of a rank in its part of the matrix, below `above` other rows of blocks.
+fn places(grid: &Grid, name: &str, b: LocalBox, above: usize) -> Vec<(u32, u32)> {
+    let (kept, first) = (grid.kept(name), b.row / grid.each);
+    let local = |i| {
+        let (row, col) = grid.place(&kept, i);
+        let (row, col) = if grid.by_columns { (row, col - first) } else { (row - first, col) };
+        ((above + row) as u32, col as u32)
+    };
+    (b.row..b.row + b.rows).map(local).collect()
 }
 
 /// The data-parallel ranks as a unit sees them: replicas of a shard group, over which state is split.

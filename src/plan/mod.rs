@@ -16,6 +16,7 @@ use crate::data::{Domain, HeldOut};
 use crate::device::{Category, arena::MemoryUse};
 use crate::method::ledger;
 use crate::method::salt::Costs;
+use crate::method::spdf::AboutGrid;
 use crate::train::corpora;
 use crate::train::evaluate::{batch_rows, held_out};
 use crate::train::position::Position;
@@ -130,6 +131,10 @@ pub struct Sparse {
     /// Values of the tensors that have any, and how many are zero.
     pub values: u64,
     pub zeros: u64,
+    /// Zeros are neither stored nor multiplied.
+    pub compact: bool,
+    /// What matrices keep of their blocks, if the zeros are blocks.
+    pub grids: Vec<AboutGrid>,
     pub flops_per_token: ledger::Ledger,
 }
 
@@ -190,10 +195,12 @@ impl DryRun {
         };
 
         let phases = (0..config.phases.len()).map(|i| Phase::new(config, &domains, i, dp));
-        let phases = phases.collect::<Result<_>>()?;
+        let phases = phases.collect::<Result<Vec<_>>>()?;
         let moments = rehearse(config, &held, dp)?;
         let outside = Outside::new(config, dp, threads);
         let m = &config.model;
+        let left_out = |p: &Phase| p.spdf.as_ref().filter(|s| s.compact).map_or(0, |s| s.zeros);
+        let checkpoint_bytes = checkpoint_bytes(config, phases.iter().map(left_out).min().unwrap_or(0));
         Ok(DryRun {
             run_file: config.source_file.clone(),
             run_dir: config.run.dir.display().to_string(),
@@ -230,8 +237,8 @@ impl DryRun {
             corpora: domains.iter().map(Corpus::new).collect(),
             curve: curve::sample(config),
             auto: None,
-            checkpoint_bytes: checkpoint_bytes(config),
-            slurm_signal_s: slurm_signal_s(checkpoint_bytes(config)),
+            checkpoint_bytes,
+            slurm_signal_s: slurm_signal_s(checkpoint_bytes),
             memory: Memory::new(&moments, outside),
             phases,
         })
@@ -291,9 +298,12 @@ impl Phase {
                 epochs: drawn / sampler.windows(d) as f64,
             }
         };
+        let left_out = alone.replica.masks.as_ref().map_or(0, |masks| masks.about.left_out());
         let spdf = alone.replica.masks.as_ref().map(|masks| Sparse {
             values: masks.about.values,
             zeros: masks.about.zeros,
+            compact: masks.about.compact,
+            grids: masks.about.grids.clone(),
             flops_per_token: ledger::of_phase(&config.model, phase.seq_len, &masks.about),
         });
         Ok(Phase {
@@ -324,7 +334,7 @@ impl Phase {
                 adam_t,
             },
             lr: curve::boundaries(phase, begin.update),
-            flops: config.model.flops_per_token(phase.seq_len, true)
+            flops: (config.model.flops_per_token(phase.seq_len, true) - 6.0 * left_out as f64)
                 * (samples * phase.seq_len as u64) as f64,
             peak_bytes: alone.replica.dev.arena().used().peak_total,
             sent_bytes,
@@ -401,13 +411,14 @@ fn rehearse(config: &RunConfig, held: &[Vec<HeldOut>], dp: usize) -> Result<Vec<
     (0..dp * tp).map(&mut of_rank).collect()
 }
 
-/// Weights and optimizer state as stored, without headers: each value once, whatever the topology.
-fn checkpoint_bytes(config: &RunConfig) -> u64 {
+/// Weights and optimizer state as stored, without headers: each value once, whatever the topology, but those that are left
+/// out.
+fn checkpoint_bytes(config: &RunConfig, left_out: u64) -> u64 {
     let (weights, master) = match config.run.dtype {
         Precision::F32 => (4, 0),
         Precision::Bf16 => (2, 4),
     };
-    let all = config.model.params();
+    let all = config.model.params() - left_out;
     let size = |moments| if moments == Precision::Bf16 { 2 } else { 4 };
     let moments = match config.optim.kind {
         OptimKind::AdamW { moments, .. } | OptimKind::Adam { moments, .. } => 2 * all * size(moments),

@@ -5,6 +5,7 @@ use super::{DryRun, Phase, Sparse, Taught};
 use crate::comm::processes;
 use crate::device::Category;
 use crate::method::ledger::Ledger;
+use crate::method::spdf::AboutGrid;
 use crate::train::progress::count;
 use std::fmt;
 
@@ -138,6 +139,9 @@ impl DryRun {
             }
             if let Some(s) = &p.spdf {
                 writeln!(f, "{:<12}  {}", "", zeros(s))?;
+                for g in &s.grids {
+                    writeln!(f, "{:<12}  {}", "", grid(g))?;
+                }
             }
             if let Some(t) = &p.salt {
                 writeln!(f, "{:<12}  {}", "", taught(t, p.steps))?;
@@ -242,11 +246,28 @@ fn zeros(s: &Sparse) -> String {
     let Ledger { dense, sparse, .. } = &s.flops_per_token;
     format!(
         "{} of {} weights are zero: {:.2}x fewer FLOP a token with attention in full (the paper's counting), {:.2}x causal; \
-         computed dense",
+         {}",
         count(s.zeros as f64),
         count(s.values as f64),
         dense.full / sparse.full,
-        dense.causal / sparse.causal
+        dense.causal / sparse.causal,
+        if s.compact { "neither stored nor computed" } else { "computed dense" }
+    )
+}
+
+/// "64 x 32 blocks keep 8 of each row, 16 of each column (12 matrices)"
+fn grid(g: &AboutGrid) -> String {
+    let kept = |(least, most): (usize, usize)| match least == most {
+        true => least.to_string(),
+        false => format!("{least} or {most}"),
+    };
+    format!(
+        "{} x {} blocks keep {} of each row, {} of each column ({} matrices)",
+        g.rows,
+        g.cols,
+        kept(g.of_row),
+        kept(g.of_col),
+        g.tensors
     )
 }
 

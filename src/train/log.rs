@@ -84,7 +84,8 @@ impl Rank<'_> {
         let now = self.replica.mesh.sent();
         let sent = [now[0] - self.sent[0], now[1] - self.sent[1]];
         let Spent { exposed, hidden } = self.replica.mesh.spent() - self.spent;
-        let flops = |causal| rate * self.config.model.flops_per_token(phase.seq_len, causal);
+        let left_out = 6.0 * self.left_out() as f64;
+        let flops = |causal| rate * (self.config.model.flops_per_token(phase.seq_len, causal) - left_out);
         let peak = self.peak_flops * self.replica.mesh.world.size() as f64;
         self.row("step", || {
             json!({

@@ -27,7 +27,7 @@ mod room;
 pub mod run;
 pub mod saving;
 pub mod score;
-mod sparse;
+pub mod sparse;
 pub mod step;
 pub mod teacher;
 pub mod vote;

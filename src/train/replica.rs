@@ -35,6 +35,8 @@ pub struct Replica {
 /// What a replica is made of, besides its device and mesh.
 pub struct Plan<'a> {
     pub model: &'a ModelConfig,
+    /// Which matrices are stored as their kept blocks, if it has that pattern.
+    pub spdf: Option<&'a Spdf>,
     pub optim: &'a OptimConfig,
     pub dtype: DType,
     pub recompute: Recompute,
@@ -52,7 +54,7 @@ impl Replica {
         let dp = dp(&mesh, plan.zero);
         let tp = (mesh.tp.rank(), mesh.tp.size());
         let mesh = mesh.with_kv_copies(plan.model.kv_copies(tp.1))?;
-        let (net, params) = Network::build(plan.model, &dev, plan.dtype, tp, dp, plan.seq_len);
+        let (net, params) = Network::sparse(plan.model, plan.spdf, &dev, plan.dtype, tp, dp, plan.seq_len);
         let (shard, replicate) = (mesh.shard.clone(), mesh.replicate.clone());
         let ranks = Ranks { shard: shard.clone(), tp: mesh.tp.clone(), zero: plan.zero };
         let optim = Optimizer::new(&dev, plan.optim, &params, &ranks);
@@ -89,6 +91,7 @@ impl Replica {
             OptimConfig { kind: OptimKind::Sgd { weight_decay: 0.0 }, clip: None, groups: vec![], ema: None };
         let plan = Plan {
             model: &meta.model,
+            spdf: None,
             optim: &optim,
             dtype,
             recompute: Recompute::Keep,

@@ -12,7 +12,7 @@ use crate::data::side::Stream;
 use crate::data::{Domain, Snapshot, tokenizer};
 use crate::device::Device;
 use crate::hf::HfSource;
-use crate::params::{RandomInit, TensorSource};
+use crate::params::{Gathered, RandomInit, TensorSource};
 use crate::{Error, Result};
 use std::path::Path;
 use std::sync::Arc;
@@ -249,7 +249,7 @@ pub fn load(config: &RunConfig, start: &Start, r: &mut Replica) -> Result<Positi
     match start {
         Start::Fresh(Origin::Random) => fill(r, &random)?,
         Start::Fresh(Origin::Checkpoint(c, values)) => c.load_weights(&r.dev, &mut r.params, *values)?,
-        Start::Fresh(Origin::HuggingFace(source)) => fill(r, source.as_ref())?,
+        Start::Fresh(Origin::HuggingFace(source)) => fill(r, &Gathered(source.as_ref()))?,
         Start::Resume(c, position) => {
             fill(r, &c.weights(Values::Stored))?;
             c.load_optimizer(&mut r.params, &mut r.optim)?;

@@ -12,6 +12,7 @@ use super::rehearsal;
 use super::replica::{Plan, Replica};
 use super::resume;
 use super::room;
+use super::sparse::blocks_fit;
 use super::step::{MicroBatch, Outcome, Update, step_unless};
 use super::vote::{Ballot, Vote};
 use super::{agreement, alike, corpora, council, fastest, teacher};
@@ -129,6 +130,7 @@ pub fn check(config: &RunConfig, launch: &Launch) -> Result<()> {
         }
     }
     teacher::check(config)?;
+    blocks_fit(config)?;
     let names: Vec<&str> = shapes.iter().map(|(name, ..)| *name).collect();
     config.optim.check_names(&names, &config.source_file)
 }
@@ -136,6 +138,7 @@ pub fn check(config: &RunConfig, launch: &Launch) -> Result<()> {
 pub fn plan(config: &RunConfig) -> Plan<'_> {
     Plan {
         model: &config.model,
+        spdf: config.compact(),
         optim: &config.optim,
         dtype: match config.run.dtype {
             Precision::F32 => DType::F32,

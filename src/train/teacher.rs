@@ -33,6 +33,7 @@ impl Teacher {
             OptimConfig { kind: OptimKind::Sgd { weight_decay: 0.0 }, clip: None, groups: vec![], ema: None };
         let plan = Plan {
             model,
+            spdf: None,
             optim: &optim,
             dtype: student.net.dtype,
             recompute: Recompute::Keep,

@@ -3,7 +3,7 @@
 
 use espalier::Result;
 use espalier::comm::{Mesh, World, run_ranks};
-use espalier::config::{Group, ModelConfig, OptimConfig, OptimKind, Positions, Precision};
+use espalier::config::{Group, ModelConfig, OptimConfig, OptimKind, Positions, Precision, Spdf};
 use espalier::device::{DType, Device};
 use espalier::params::{Accumulate, Init, LocalBox, ParamSpec, TensorSource};
 use espalier::tape::Recompute;
@@ -51,6 +51,8 @@ pub fn llama() -> ModelConfig {
 #[derive(Clone)]
 pub struct Setup {
     pub model: ModelConfig,
+    /// What is stored as blocks.
+    pub compact: Option<Spdf>,
     /// The longest that will be seen.
     pub seq_len: usize,
     pub kind: OptimKind,
@@ -72,6 +74,7 @@ impl Setup {
     pub fn solo(model: ModelConfig) -> Setup {
         Setup {
             model,
+            compact: None,
             seq_len: SEQ_LEN,
             kind: OptimKind::AdamW {
                 betas: [0.9, 0.95],
@@ -109,6 +112,7 @@ impl Setup {
         let optim = OptimConfig { kind: self.kind, clip: None, groups, ema: None };
         let plan = Plan {
             model: &self.model,
+            spdf: self.compact.as_ref(),
             optim: &optim,
             dtype: self.dtype,
             recompute: self.recompute,

@@ -132,7 +132,12 @@ const WRONG_SETS: &[(&str, &str, &str)] = &[
     ("phase.0.spdf={}", "required key is missing", "sparsity = 0.75"),
     ("phase.0.spdf={ sparsity = 1.0 }", "1.0 is out of range", "less than 1"),
     ("phase.0.spdf={ sparsity = 0.75, pattern = \"2:4\" }", "2:4 leaves one half", "leave it out"),
-    ("phase.0.spdf={ sparsity = 0.75, pattern = \"block:32\" }", "blocks is not built yet", "unstructured"),
+    ("phase.0.spdf={ pattern = \"block:32\" }", "required key is missing", "sparsity = 0.75"),
+    (
+        "phase.0.spdf={ sparsity = 0.75, pattern = \"block:48\" }",
+        "\"block:48\" is no pattern",
+        "\"block:128\"",
+    ),
     ("phase.0.spdf={ sparsity = 0.75, pattern = \"random\" }", "\"random\" is no pattern", "\"2:4\""),
     ("phase.0.spdf={ sparsity = 0.75, match = [] }", "the list is empty", "those of blocks"),
     (

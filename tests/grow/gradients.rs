@@ -93,7 +93,7 @@ fn apart_after_50(width: Width) -> (f64, f64) {
         for i in 0..50 {
             let batches = [batch::rows(i, 0, 2, SEQ_LEN, VOCAB)];
             let weight_sum = weight_sum(&batches);
-            let update = Update { step: i, lr: 1e-3, clip: Some(1.0), weight_sum, z_loss: 0.0 };
+            let update = Update { step: i, lr: 1e-3, clip: Some(1.0), weight_sum, z_loss: 0.0, teacher: 0.0 };
             step(r, &batches, &update, Ballot::new(1)).unwrap();
         }
         let (u, p) = r.params.iter().find(|(_, p)| p.spec.name == "blocks.0.mlp.up.weight").unwrap();

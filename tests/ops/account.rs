@@ -58,16 +58,29 @@ fn samples(tp: usize, dtype: DType) -> Vec<Sample> {
     vec![
         sample::<2, _>("Norm", true, &[C], move || layer),
         sample::<2, _>("Norm", true, &[C], move || rms),
-        sample::<1, _>("ColumnLinear", false, &[C], move || ColumnLinear { w, bias, split: true, parts: 1 }),
-        sample::<1, _>("ColumnLinear", false, &[C], move || ColumnLinear { w, bias, split: false, parts: 1 }),
         sample::<1, _>("ColumnLinear", false, &[C], move || ColumnLinear {
-            w,
+            w: w.into(),
+            bias,
+            split: true,
+            parts: 1,
+        }),
+        sample::<1, _>("ColumnLinear", false, &[C], move || ColumnLinear {
+            w: w.into(),
+            bias,
+            split: false,
+            parts: 1,
+        }),
+        sample::<1, _>("ColumnLinear", false, &[C], move || ColumnLinear {
+            w: w.into(),
             bias: None,
             split: true,
             parts: 1,
         }),
-        sample::<1, _>("RowLinear", false, &[14 / tp, C], move || RowLinear { w: w_row, bias: bias_row }),
-        sample::<1, _>("RowLinear", false, &[14 / tp, C], move || RowLinear { w: w_row, bias: None }),
+        sample::<1, _>("RowLinear", false, &[14 / tp, C], move || RowLinear {
+            w: w_row.into(),
+            bias: bias_row,
+        }),
+        sample::<1, _>("RowLinear", false, &[14 / tp, C], move || RowLinear { w: w_row.into(), bias: None }),
         sample::<1, _>("Activation", true, &[C], || Activation(Kind::Gelu)),
         sample::<1, _>("Activation", true, &[C], || Activation(Kind::SwiGlu)),
         sample::<1, _>("Rope", true, &[width], move || Rope { heads, table: table.clone() }),
@@ -104,7 +117,7 @@ fn split_samples(tp: usize) -> Vec<Sample> {
         Sample {
             rows: vec![N / tp],
             ..sample::<1, _>("ColumnLinear", false, &[C], move || ColumnLinear {
-                w,
+                w: w.into(),
                 bias,
                 split: true,
                 parts: tp,
@@ -113,7 +126,7 @@ fn split_samples(tp: usize) -> Vec<Sample> {
         Sample {
             rows: vec![N, N / tp],
             ..sample::<1, _>("RowLinear", false, &[14 / tp, C], move || RowLinear {
-                w: w_row,
+                w: w_row.into(),
                 bias: bias_row,
             })
         },
@@ -183,8 +196,11 @@ fn a_product_costs_two_operations_for_each_pair_and_reads_and_writes_all_of_it_o
     for (dtype, size) in [(DType::F32, 4.0), (DType::Bf16, 2.0)] {
         // 100 · 3 · 7 products and as many sums; x, y and w
         let want = Cost { flops: 4200.0, bytes: (300.0 + 700.0 + 21.0) * size };
-        assert_eq!(ColumnLinear { w, bias: None, split: true, parts: 1 }.cost(&shapes(dtype)), want);
-        assert_eq!(RowLinear { w, bias: None }.cost(&shapes(dtype)), want);
+        assert_eq!(
+            ColumnLinear { w: w.into(), bias: None, split: true, parts: 1 }.cost(&shapes(dtype)),
+            want
+        );
+        assert_eq!(RowLinear { w: w.into(), bias: None }.cost(&shapes(dtype)), want);
     }
 }
 

@@ -145,10 +145,10 @@ fn linear_layers_are_their_formulas_for_wide_outputs() {
     let xw = product(&x.1, &w[..o * i], i);
     let with_bias: Vec<f64> = xw.iter().enumerate().map(|(n, y)| y + w[o * i + n % o]).collect();
     for (bias, want) in [(None, &xw), (Some(bias), &with_bias)] {
-        let column = || ColumnLinear { w: w_id, bias, split: true, parts: 1 };
+        let column = || ColumnLinear { w: w_id.into(), bias, split: true, parts: 1 };
         close("ColumnLinear", &forward::<1, _>(&w, column, std::slice::from_ref(&x))[0], want);
         let want: Vec<f64> = want.iter().zip(&r.1).map(|(y, r)| y + r).collect();
-        let row = || RowLinear { w: w_id, bias };
+        let row = || RowLinear { w: w_id.into(), bias };
         close("RowLinear", &forward::<1, _>(&w, row, &[x.clone(), r.clone()])[0], &want);
     }
 }

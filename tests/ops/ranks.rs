@@ -25,8 +25,12 @@ fn a_column_linear_on_two_ranks_is_that_on_one() {
     let run = |tp: &dyn espalier::comm::Comm, split: bool| {
         let (part, rank) = if split { (o / tp.size(), tp.rank()) } else { (o, 0) };
         let weights = [&w[rank * part * i..][..part * i], &b[rank * part..][..part]].concat();
-        let op =
-            || ColumnLinear { w: matrix(0, part, i), bias: Some(vector(part * i, part)), split, parts: 1 };
+        let op = || ColumnLinear {
+            w: matrix(0, part, i).into(),
+            bias: Some(vector(part * i, part)),
+            split,
+            parts: 1,
+        };
         let dy = columns(&dy, o, rank * part..(rank + 1) * part);
         pass_on::<1, _>(tp, &weights, op, std::slice::from_ref(&x), 0, &dy, true)
     };
@@ -59,7 +63,7 @@ fn a_row_linear_on_two_ranks_is_that_on_one() {
                 let own = tp.rank() * part..(tp.rank() + 1) * part;
                 let weights = [columns(&w, i, own.clone()), b.clone()].concat();
                 let bias = bias.then(|| vector(o * part, o));
-                let op = || RowLinear { w: matrix(0, o, part), bias };
+                let op = || RowLinear { w: matrix(0, o, part).into(), bias };
                 let x = [(part, columns(&x.1, i, own)), r.clone()];
                 pass_on::<1, _>(tp, &weights, op, &x, wrt, &dy, true)
             };
@@ -94,8 +98,12 @@ fn linear_layers_on_split_rows_are_those_on_one_rank() {
     let column = |tp: &dyn espalier::comm::Comm| {
         let (part, parts) = (o / tp.size(), tp.size());
         let weights = [&w[tp.rank() * part * i..][..part * i], &b[tp.rank() * part..][..part]].concat();
-        let op =
-            || ColumnLinear { w: matrix(0, part, i), bias: Some(vector(part * i, part)), split: true, parts };
+        let op = || ColumnLinear {
+            w: matrix(0, part, i).into(),
+            bias: Some(vector(part * i, part)),
+            split: true,
+            parts,
+        };
         let dy = columns(&dy, o, tp.rank() * part..(tp.rank() + 1) * part);
         pass_on::<1, _>(tp, &weights, op, &[(i, rows(&x.1, tp))], 0, &dy, true)
     };
@@ -112,7 +120,7 @@ fn linear_layers_on_split_rows_are_those_on_one_rank() {
             let part = i / tp.size();
             let own = tp.rank() * part..(tp.rank() + 1) * part;
             let weights = [columns(&w, i, own.clone()), b.clone()].concat();
-            let op = || RowLinear { w: matrix(0, o, part), bias: Some(vector(o * part, o)) };
+            let op = || RowLinear { w: matrix(0, o, part).into(), bias: Some(vector(o * part, o)) };
             let x = [(part, columns(&x.1, i, own)), (o, rows(&r.1, tp))];
             pass_on::<1, _>(tp, &weights, op, &x, wrt, &rows(&dy, tp), true)
         };

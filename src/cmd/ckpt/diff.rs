@@ -48,6 +48,8 @@ enum Outcome {
         a: Vec<usize>,
         b: Vec<usize>,
     },
+    /// Of the same size, but others are kept.
+    Blocks,
     OnlyA,
     OnlyB,
 }
@@ -58,6 +60,9 @@ fn compare(a: &Checkpoint, b: &Checkpoint) -> Result<Vec<Row>> {
     for p in &a.manifest().params {
         match find(b, &p.name) {
             None => rows.push(row(p, Kind::Weight, Outcome::OnlyA)),
+            Some(q) if q.shape() == p.shape() && q.layout != p.layout => {
+                rows.push(row(p, Kind::Weight, Outcome::Blocks));
+            }
             Some(q) if q.shape() != p.shape() => {
                 rows.push(row(p, Kind::Weight, Outcome::Shapes { a: p.shape(), b: q.shape() }));
             }
@@ -112,6 +117,7 @@ fn table(rows: &[Row]) -> String {
                 format!("differs by at most {max_abs:.3e}, {elements} elements")
             }
             Outcome::Shapes { a, b } => format!("has shape {a:?} in the first and {b:?} in the second"),
+            Outcome::Blocks => "keeps other blocks".into(),
             Outcome::OnlyA => "only in the first".into(),
             Outcome::OnlyB => "only in the second".into(),
         };

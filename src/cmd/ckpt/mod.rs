@@ -129,7 +129,10 @@ fn describe(path: &Path, m: &Manifest) -> String {
             Shard::Heads { unit } => format!("rows split by heads of {unit}"),
             Shard::Cols { unit } => format!("columns split by {unit}"),
         };
-        line("", format!("{:<32} {:<16} {split}", p.name, format!("{:?}", p.shape())));
+        let blocks = p.layout.grid().map_or(String::new(), |g| {
+            format!(", blocks of {} of a matrix [{}, {}]", g.block, g.rows, g.cols)
+        });
+        line("", format!("{:<32} {:<16} {split}{blocks}", p.name, format!("{:?}", p.shape())));
     }
     out
 }

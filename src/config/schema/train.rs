@@ -221,19 +221,24 @@ pub(super) const PHASE_SPDF: Table = Table {
     head: "spdf = { .. }",
     about: "Sparse pre-training (SPDF, arXiv 2303.10464): zeros are drawn once, by seed, name and place, whatever the \
             topology; these weights, their gradients and their moments are zero until a phase without them. Phases with the \
-            same table have the same zeros. Storage and products stay dense.",
+            same table have the same zeros. Storage and products stay dense, but for blocks: of these only the kept ones are \
+            stored, multiplied, sent and saved, and all phases must have the same table.",
     keys: &[
         may(
             "sparsity",
             Takes::Number("a number of at least 0 and less than 1"),
             "required; with \"2:4\" it is 0.5",
-            "Share of zeros in each matrix: exactly ⌊sparsity · n⌋ of its n weights.",
+            "Share of zeros in each matrix: exactly ⌊sparsity · n⌋ of its n weights; of blocks the nearest whole number of \
+             each row of blocks (of each column where a matrix is split over tp by columns).",
         ),
         key(
             "pattern",
-            Takes::Text("\"unstructured\" or \"2:4\""),
+            Takes::Text(
+                "\"unstructured\", \"2:4\", or \"block:16\", \"block:32\", \"block:64\", \"block:128\"",
+            ),
             "\"unstructured\"",
-            "Where they are: anywhere at random, or two at random of every four neighbours in a row.",
+            "Where they are: anywhere at random, two at random of every four neighbours in a row, or whole blocks of so many \
+             rows and columns, as many of each row and each column of blocks.",
         ),
         key(
             "match",

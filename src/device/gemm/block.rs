@@ -41,6 +41,11 @@ pub(super) const ALONE: usize = 1 << 19;
 /// Tells products apart, so that a thread knows whose rows of a it has packed.
 static PRODUCTS: AtomicU64 = AtomicU64::new(1);
 
+/// The name of the next product.
+pub(super) fn product_id() -> u64 {
+    PRODUCTS.fetch_add(1, Relaxed)
+}
+
 /// n in equal parts of at most `most`: the length of a part, a multiple of `unit`.
 pub(super) fn part(n: usize, most: usize, unit: usize) -> usize {
     n.div_ceil(n.div_ceil(most).max(1)).next_multiple_of(unit).max(unit)
@@ -73,7 +78,7 @@ pub(super) fn product<K, A, B, C, E>(
     let add_each = in_c && out == Out::Add && epilogue.is_none();
     let own_sums = !whole && !add_each && (!in_c || out == Out::Add);
     let rows = if own_sums { part(m, SUM_ROWS, ROWS) } else { m };
-    let product = PRODUCTS.fetch_add(1, Relaxed);
+    let product = product_id();
     let a = Source { at: a.data.as_ptr(), line_stride: a.row_stride, k_stride: a.col_stride };
     let b = Source { at: b.data.as_ptr(), line_stride: b.col_stride, k_stride: b.row_stride };
     let c_at = c.data.as_mut_ptr();

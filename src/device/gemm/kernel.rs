@@ -15,6 +15,8 @@ pub(super) trait Kernel<R: Real>: 'static {
     const NR: usize;
     /// The width of a panel is a multiple of this and at most NR; a multiple of 8.
     const LANES: usize;
+    /// The widest panel that `chain` takes: it takes those of 16, too.
+    const CHAIN: usize = 16;
     /// Steps of k in one packed value: 2 where a packed value is a pair of bf16, as `pairs` packs them.
     const DEEP: usize = 1;
 
@@ -27,6 +29,21 @@ pub(super) trait Kernel<R: Real>: 'static {
     /// # Safety
     /// The machine has the instruction set; 1 ≤ rows ≤ MR; a holds depth·MR packed values, b depth·width, tile MR·NR.
     unsafe fn tile(depth: usize, a: *const R, b: *const R, rows: usize, width: usize, tile: *mut R);
+
+    /// As `tile`, k running over some parts of a panel of a one after the other, each as deep as `depth`: part p begins at
+    /// p·depth·MR. The terms of b follow one another.
+    ///
+    /// # Safety
+    /// As `tile`; a has these parts, and b as many of depth·width packed values; width is 16 or `CHAIN`.
+    unsafe fn chain(
+        depth: usize,
+        parts: &[u32],
+        a: *const R,
+        b: *const R,
+        rows: usize,
+        width: usize,
+        tile: *mut R,
+    );
 
     /// dst[k·width + i] = src[i·pitch + k] for k < 8 and i < 8, with zeros for i ≥ lines.
     ///
@@ -77,19 +94,49 @@ impl<R: Real> Kernel<R> for Portable {
 
     #[inline(always)]
     unsafe fn tile(depth: usize, a: *const R, b: *const R, _rows: usize, _width: usize, tile: *mut R) {
-        // SAFETY: the caller's promise; LANES = NR, so width is NR.
-        let (a, b) = unsafe {
-            (std::slice::from_raw_parts(a, depth * ROWS), std::slice::from_raw_parts(b, depth * COLS))
-        };
         let mut sums = [[R::ZERO; COLS]; ROWS];
-        for (a, b) in a.chunks_exact(ROWS).zip(b.chunks_exact(COLS)) {
-            for (sums, &x) in sums.iter_mut().zip(a) {
-                for (sum, &y) in sums.iter_mut().zip(b) {
-                    *sum = x.mul_add(y, *sum);
-                }
+        // SAFETY: the caller's promise; LANES = NR, so width is NR, and tile holds MR·NR values.
+        unsafe {
+            add_terms(depth, a, b, &mut sums);
+            tile.cast::<[[R; COLS]; ROWS]>().write_unaligned(sums);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn chain(
+        depth: usize,
+        parts: &[u32],
+        a: *const R,
+        b: *const R,
+        _rows: usize,
+        _width: usize,
+        tile: *mut R,
+    ) {
+        let mut sums = [[R::ZERO; COLS]; ROWS];
+        // SAFETY: as above; a has these parts.
+        unsafe {
+            for (i, &part) in parts.iter().enumerate() {
+                add_terms(depth, a.add(part as usize * depth * ROWS), b.add(i * depth * COLS), &mut sums);
+            }
+            tile.cast::<[[R; COLS]; ROWS]>().write_unaligned(sums);
+        }
+    }
+}
+
+/// sums[i][j] += Σ_k a[k·ROWS + i] · b[k·COLS + j]
+///
+/// # Safety
+/// a and b have these values.
+#[inline(always)]
+unsafe fn add_terms<R: Real>(depth: usize, a: *const R, b: *const R, sums: &mut [[R; COLS]; ROWS]) {
+    // SAFETY: the caller's promise.
+    let (a, b) =
+        unsafe { (std::slice::from_raw_parts(a, depth * ROWS), std::slice::from_raw_parts(b, depth * COLS)) };
+    for (a, b) in a.chunks_exact(ROWS).zip(b.chunks_exact(COLS)) {
+        for (sums, &x) in sums.iter_mut().zip(a) {
+            for (sum, &y) in sums.iter_mut().zip(b) {
+                *sum = x.mul_add(y, *sum);
             }
         }
-        // SAFETY: tile holds MR·NR values.
-        unsafe { tile.cast::<[[R; COLS]; ROWS]>().write_unaligned(sums) };
     }
 }

@@ -12,6 +12,7 @@
 //! or the instruction set (subnormal bf16, below 1.2e-38, count as zero in pairs).
 
 mod block;
+mod blocks;
 mod buffer;
 mod kernel;
 mod pack;
@@ -29,6 +30,7 @@ mod x86;
 use super::simd::{Isa, isa};
 use super::{DType, Elem, Pool};
 pub use block::{A_VALUES, B_VALUES, DEPTH, SUM_ROWS};
+pub use blocks::{BlockMap, Blocks, blocks_forward, blocks_input, blocks_weight};
 pub use panels::{Panels, gemm_panels, panel_row, to_panels};
 pub use peak::{bf16_dot_peak, peak};
 

@@ -8,9 +8,9 @@ use crate::device::Elem;
 use std::marker::PhantomData;
 
 /// The largest value of K::MR · K::NR.
-const TILE: usize = 8 * 48;
+pub(super) const TILE: usize = 8 * 48;
 #[repr(align(64))]
-struct Tile<R>([R; TILE]);
+pub(super) struct Tile<R>(pub(super) [R; TILE]);
 
 /// One block of N and K: the operands from its corner on.
 pub(super) struct Block<'a, K, A, B: Elem, C: Elem, E> {

@@ -5,7 +5,7 @@ use crate::device::{DType, Real, simd};
 use half::bf16;
 
 /// Pseudo-random values in [−1, 1).
-fn values<T: Elem>(n: usize, seed: u64) -> Vec<T> {
+pub(super) fn values<T: Elem>(n: usize, seed: u64) -> Vec<T> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -143,7 +143,7 @@ fn check_all<A: Elem, B: Elem<Acc = A::Acc>, C: Elem<Acc = A::Acc>>(
 }
 
 /// All kernels that this machine has, also those that it would not choose.
-fn ways() -> impl Iterator<Item = How> {
+pub(super) fn ways() -> impl Iterator<Item = How> {
     let plain = [Isa::Portable, Isa::Avx2, Isa::Avx512].into_iter().filter(|&i| i <= simd::isa());
     #[cfg(target_arch = "x86_64")]
     let has_dots = simd::isa() == Isa::Avx512 && is_x86_feature_detected!("avx512bf16");

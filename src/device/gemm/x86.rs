@@ -15,7 +15,7 @@ pub(super) struct Dots;
 
 /// One register tile of V vectors by M rows, kept in registers by unrolling both loops.
 macro_rules! register_tile {
-    ($name:ident, $features:literal, $vector:ty, $lanes:literal, $mr:literal, $nr:literal,
+    ($name:ident, $chain:ident, $features:literal, $vector:ty, $lanes:literal, $mr:literal, $nr:literal,
      $zero:ident, $load:ident, $set1:ident, $fma:ident, $store:ident) => {
         /// # Safety
         /// As `Kernel::tile` with rows ≤ M and width = V vectors.
@@ -48,11 +48,48 @@ macro_rules! register_tile {
                 }
             }
         }
+
+        /// # Safety
+        /// As `Kernel::chain` with rows ≤ M and width = V vectors.
+        #[target_feature(enable = $features)]
+        unsafe fn $chain<const M: usize, const V: usize>(
+            depth: usize,
+            parts: &[u32],
+            a: *const f32,
+            mut b: *const f32,
+            tile: *mut f32,
+        ) {
+            let mut sums = [[$zero(); V]; M];
+            for &part in parts {
+                // SAFETY: the caller's promise: this part of a, and V vectors of b for each k.
+                unsafe {
+                    let mut a = a.add(part as usize * depth * $mr);
+                    for _ in 0..depth {
+                        let y: [$vector; V] = std::array::from_fn(|j| $load(b.add(j * $lanes)));
+                        for (i, sums) in sums.iter_mut().enumerate() {
+                            let x = $set1(*a.add(i));
+                            for (sum, &y) in sums.iter_mut().zip(&y) {
+                                *sum = $fma(x, y, *sum);
+                            }
+                        }
+                        a = a.add($mr);
+                        b = b.add(V * $lanes);
+                    }
+                }
+            }
+            for (i, sums) in sums.iter().enumerate() {
+                for (j, &sum) in sums.iter().enumerate() {
+                    // SAFETY: tile holds MR·NR values.
+                    unsafe { $store(tile.add(i * $nr + j * $lanes), sum) };
+                }
+            }
+        }
     };
 }
 
 register_tile!(
     tile512,
+    chain512,
     "avx512f",
     __m512,
     16,
@@ -66,6 +103,7 @@ register_tile!(
 );
 register_tile!(
     tile256,
+    chain256,
     "avx2,fma",
     __m256,
     8,
@@ -80,6 +118,7 @@ register_tile!(
 
 register_tile!(
     tile_dots,
+    chain_dots,
     "avx512f,avx512bf16",
     __m512,
     16,
@@ -118,10 +157,25 @@ macro_rules! tile_of {
     };
 }
 
+/// The chain of up to 8 rows and 32 columns.
+macro_rules! chain_of {
+    ($chain:ident, $depth:ident, $parts:ident, $a:ident, $b:ident, $rows:ident, $width:ident, $to:ident) => {
+        match ($rows, $width) {
+            (5.., 17..) => $chain::<8, 2>($depth, $parts, $a, $b, $to),
+            (5.., _) => $chain::<8, 1>($depth, $parts, $a, $b, $to),
+            (3.., 17..) => $chain::<4, 2>($depth, $parts, $a, $b, $to),
+            (3.., _) => $chain::<4, 1>($depth, $parts, $a, $b, $to),
+            (_, 17..) => $chain::<2, 2>($depth, $parts, $a, $b, $to),
+            (_, _) => $chain::<2, 1>($depth, $parts, $a, $b, $to),
+        }
+    };
+}
+
 impl<R: Real> Kernel<R> for Avx512 {
     const MR: usize = 8;
     const NR: usize = 48;
     const LANES: usize = 16;
+    const CHAIN: usize = 32;
 
     #[inline(always)]
     fn enter(work: impl Work) {
@@ -131,6 +185,22 @@ impl<R: Real> Kernel<R> for Avx512 {
         }
         // SAFETY: this kernel is chosen only where `simd::isa` found these features.
         unsafe { inner(work) }
+    }
+
+    #[inline(always)]
+    unsafe fn chain(
+        depth: usize,
+        parts: &[u32],
+        a: *const R,
+        b: *const R,
+        rows: usize,
+        width: usize,
+        tile: *mut R,
+    ) {
+        assert_eq!(R::DTYPE, DType::F32);
+        let (a, b, tile) = (a.cast(), b.cast(), tile.cast());
+        // SAFETY: the caller's promise, and R is f32.
+        unsafe { chain_of!(chain512, depth, parts, a, b, rows, width, tile) }
     }
 
     #[inline(always)]
@@ -158,6 +228,7 @@ impl<R: Real> Kernel<R> for Dots {
     const MR: usize = 8;
     const NR: usize = 48;
     const LANES: usize = 16;
+    const CHAIN: usize = 32;
     const DEEP: usize = 2;
 
     #[inline(always)]
@@ -168,6 +239,22 @@ impl<R: Real> Kernel<R> for Dots {
         }
         // SAFETY: this kernel is chosen only where `peak::dots_are_faster` found this one.
         unsafe { inner(work) }
+    }
+
+    #[inline(always)]
+    unsafe fn chain(
+        depth: usize,
+        parts: &[u32],
+        a: *const R,
+        b: *const R,
+        rows: usize,
+        width: usize,
+        tile: *mut R,
+    ) {
+        assert_eq!(R::DTYPE, DType::F32);
+        let (a, b, tile) = (a.cast(), b.cast(), tile.cast());
+        // SAFETY: the caller's promise, what is packed are 32 bits, pairs of bf16.
+        unsafe { chain_of!(chain_dots, depth, parts, a, b, rows, width, tile) }
     }
 
     #[inline(always)]
@@ -192,6 +279,27 @@ impl<R: Real> Kernel<R> for Avx2 {
         }
         // SAFETY: this kernel is chosen only where `simd::isa` found these features.
         unsafe { inner(work) }
+    }
+
+    #[inline(always)]
+    unsafe fn chain(
+        depth: usize,
+        parts: &[u32],
+        a: *const R,
+        b: *const R,
+        rows: usize,
+        width: usize,
+        tile: *mut R,
+    ) {
+        assert_eq!((R::DTYPE, width), (DType::F32, 16));
+        let (a, b, tile) = (a.cast(), b.cast(), tile.cast());
+        // SAFETY: the caller's promise, and R is f32.
+        unsafe {
+            match rows {
+                4.. => chain256::<6, 2>(depth, parts, a, b, tile),
+                _ => chain256::<3, 2>(depth, parts, a, b, tile),
+            }
+        }
     }
 
     #[inline(always)]

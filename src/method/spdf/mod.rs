@@ -1,9 +1,12 @@
 //! SPDF (sparse pre-training, dense fine-tuning, Thangarasa et al., arXiv 2303.10464): weights that are zero, and whose
-//! gradients and moments are, until a phase without them. This form stores and multiplies them like all others; it is what
-//! the paper did, and what faster forms are measured by.
+//! gradients and moments are, until a phase without them.
 //!
-//! A mask is a function of (seed, name, shape, sparsity): no topology enters, none is stored. The gradient is masked before
-//! its norm is taken, or clipping would count what is not trained.
+//! Masked: zeros are stored and multiplied like all others. It is what the paper did, and what faster forms are measured
+//! by. A mask is a function of (seed, name, shape, sparsity): no topology enters, none is stored. The gradient is masked
+//! before its norm is taken, or clipping would count what is not trained.
+//!
+//! Compact: a network whose matrices are stored as their kept blocks (`params/layout.rs`) has nothing to mask. The same
+//! pattern over a dense network is the masked form of the same mask.
 
 mod select;
 
@@ -12,7 +15,7 @@ use crate::comm::Comm;
 use crate::config::Spdf;
 use crate::device::{Category, DType, Device, Elem, Shared, simd};
 use crate::optim::Optimizer;
-use crate::params::{Params, Placed, Unit, reduced};
+use crate::params::{Grid, Layout, Params, Placed, Unit, reduced};
 use crate::rng::Philox;
 use crate::tape::profile;
 use crate::tensor::Tensor;
@@ -42,13 +45,41 @@ pub struct About {
     pub zeros: u64,
     /// Of all that decides where they are.
     pub hash: u64,
+    /// Zeros are neither stored nor multiplied.
+    pub compact: bool,
+    /// The different grids of blocks, if the pattern is blocks.
+    pub grids: Vec<AboutGrid>,
+}
+
+impl About {
+    /// Zeros that are neither stored nor multiplied.
+    pub fn left_out(&self) -> u64 {
+        if self.compact { self.zeros } else { 0 }
+    }
+}
+
+/// What matrices of one shape keep.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct AboutGrid {
+    /// Rows and columns of blocks.
+    pub rows: usize,
+    pub cols: usize,
+    /// The fewest and the most kept blocks of a row of blocks, and of a column.
+    pub of_row: (usize, usize),
+    pub of_col: (usize, usize),
+    /// Matrices like this.
+    pub tensors: usize,
 }
 
 impl Masks {
     /// Collective over `world`.
     pub fn draw(dev: &Device, world: &dyn Comm, params: &Params, spdf: &Spdf) -> Result<Masks> {
-        let covered = |p: &Placed| spdf.covers(&p.spec.name) && spdf.zeros(p.spec.len() as u64) > 0;
+        let covered = |p: &Placed| spdf.covers(&p.spec.name) && zeros(spdf, p) > 0;
         let names: Vec<&Placed> = params.iter().map(|(_, p)| p).filter(|p| covered(p)).collect();
+        let compact = names.iter().any(|p| !p.spec.layout.is_dense());
+        if compact {
+            return Ok(Masks { units: vec![], about: about(spdf, &names, &[]) });
+        }
         let rules = select::rules(dev, world, spdf, &names)?;
         let about = about(spdf, &names, &rules);
         let mut rules = rules.into_iter();
@@ -108,18 +139,54 @@ impl Masks {
     }
 }
 
+/// The grid of blocks of a tensor, stored like that or not.
+fn grid(spdf: &Spdf, p: &Placed) -> Option<Grid> {
+    let block = spdf.pattern.block()?;
+    Some(match &p.spec.layout {
+        Layout::BlockSparse(grid) => grid.clone(),
+        Layout::Dense => {
+            let spec = p.spec.in_blocks(block, spdf.sparsity, spdf.seed);
+            spec.layout.grid().expect("made of blocks").clone()
+        }
+    })
+}
+
+/// Zeros of a tensor of the model.
+fn zeros(spdf: &Spdf, p: &Placed) -> u64 {
+    match grid(spdf, p) {
+        None => spdf.zeros(p.spec.len() as u64),
+        Some(g) => (g.rows * g.cols - g.blocks() * g.block * g.block) as u64,
+    }
+}
+
 fn about(spdf: &Spdf, names: &[&Placed], rules: &[Rule]) -> About {
-    let mut hash = Xxh3::new();
-    for (p, rule) in names.iter().zip(rules) {
-        hash.update(format!("{} {} {} {rule:?}\n", p.spec.name, p.spec.rows, p.spec.cols).as_bytes());
+    let (mut hash, mut grids) = (Xxh3::new(), Vec::<AboutGrid>::new());
+    let (mut values, compact) = (0, names.iter().any(|p| !p.spec.layout.is_dense()));
+    for (i, p) in names.iter().enumerate() {
+        let dense = p.spec.dense();
+        values += dense.len() as u64;
+        hash.update(format!("{} {} {} ", dense.name, dense.rows, dense.cols).as_bytes());
+        match grid(spdf, p) {
+            None => hash.update(format!("{:?}\n", rules[i]).as_bytes()),
+            Some(g) => {
+                hash.update(format!("{} {} {}\n", g.block, g.by_columns, g.each).as_bytes());
+                note(&mut grids, &g);
+            }
+        }
     }
     hash.update(&spdf.seed.to_le_bytes());
-    let of = |f: &dyn Fn(&Placed) -> u64| names.iter().map(|p| f(p)).sum();
-    About {
-        tensors: names.len(),
-        values: of(&|p| p.spec.len() as u64),
-        zeros: of(&|p| spdf.zeros(p.spec.len() as u64)),
-        hash: hash.digest(),
+    let zeros = names.iter().map(|p| zeros(spdf, p)).sum();
+    About { tensors: names.len(), values, zeros, hash: hash.digest(), compact, grids }
+}
+
+/// Counts a matrix among those of its shape.
+fn note(grids: &mut Vec<AboutGrid>, g: &Grid) {
+    let (line, place) = ((g.each, g.each), g.of_each_place());
+    let (of_row, of_col) = if g.by_columns { (place, line) } else { (line, place) };
+    let (rows, cols) = (g.rows / g.block, g.cols / g.block);
+    match grids.iter_mut().find(|o| (o.rows, o.cols, o.of_row, o.of_col) == (rows, cols, of_row, of_col)) {
+        Some(like) => like.tensors += 1,
+        None => grids.push(AboutGrid { rows, cols, of_row, of_col, tensors: 1 }),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::params::Placed;
 use crate::rng::Philox;
 use crate::tensor::Tensor;
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// Bits of the digits of a word, the highest first.
 const DIGITS: [u32; 3] = [11, 11, 10];
@@ -23,18 +23,20 @@ const BLOCK: usize = 1024;
 const GRAIN: usize = 1 << 18;
 
 /// What decides about the weights of a tensor.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Rule {
     stream: Philox,
     kind: Kind,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 enum Kind {
     /// Zero is what has a smaller word than this, or this one and no larger index.
     UpTo { word: u32, index: u64 },
     /// The two smallest of four neighbours.
     TwoOfFour,
+    /// What lies in no kept block: for each block of a matrix so many columns wide, whether it is kept.
+    Blocks { block: usize, cols: usize, kept: Arc<[bool]> },
 }
 
 impl std::fmt::Debug for Rule {
@@ -48,6 +50,10 @@ pub fn rules(dev: &Device, world: &dyn Comm, spdf: &Spdf, tensors: &[&Placed]) -
     let streams = tensors.iter().map(|p| stream(spdf, &p.spec.name));
     if spdf.pattern == Pattern::TwoOfFour || dev.is_meta() {
         return Ok(streams.map(|stream| Rule { stream, kind: Kind::TwoOfFour }).collect());
+    }
+    if let Some(block) = spdf.pattern.block() {
+        let rule = |(stream, p): (Philox, &&Placed)| Rule { stream, kind: blocks(spdf, p, block) };
+        return Ok(streams.zip(tensors).map(rule).collect());
     }
     let mut all: Vec<Search> = streams
         .zip(tensors)
@@ -70,6 +76,19 @@ pub fn rules(dev: &Device, world: &dyn Comm, spdf: &Spdf, tensors: &[&Placed]) -
         all.iter_mut().zip(of).for_each(|(search, counts)| search.choose(bits, counts));
     }
     Ok(all.into_iter().map(Search::end).collect())
+}
+
+/// The masked form of what `params/layout.rs` stores.
+fn blocks(spdf: &Spdf, p: &Placed, block: usize) -> Kind {
+    let spec = p.spec.in_blocks(block, spdf.sparsity, spdf.seed);
+    let grid = spec.layout.grid().expect("made of blocks");
+    let (places, wide) = (grid.kept(&spec.name), grid.cols / block);
+    let mut kept = vec![false; grid.rows / block * wide];
+    for i in 0..grid.blocks() {
+        let (row, col) = grid.place(&places, i);
+        kept[row * wide + col] = true;
+    }
+    Kind::Blocks { block, cols: grid.cols, kept: kept.into() }
 }
 
 /// The search for the word of one tensor.
@@ -154,6 +173,14 @@ impl Rule {
     pub fn each_zero(&self, range: Range<u64>, mut f: impl FnMut(u64)) {
         let mut words = [0u32; BLOCK];
         match self.kind {
+            Kind::Blocks { block, cols, ref kept } => {
+                for i in range {
+                    let (row, col) = (i as usize / cols / block, i as usize % cols / block);
+                    if !kept[row * (cols / block) + col] {
+                        f(i);
+                    }
+                }
+            }
             Kind::UpTo { word, index } => {
                 for first in range.clone().step_by(BLOCK) {
                     let words = &mut words[..(range.end - first).min(BLOCK as u64) as usize];

@@ -2,6 +2,7 @@
 
 use super::cost::Ranks;
 use crate::config::{Accumulate, ParallelConfig, Recompute, RunConfig, Shard};
+use crate::train::sparse::tp_problem;
 
 /// A layout but for recompute and micro-batch, which memory decides.
 pub struct Space {
@@ -18,6 +19,10 @@ pub fn space(config: &RunConfig, ranks: Ranks) -> Space {
     for tp in (1..=ranks.of_a_node).filter(|tp| ranks.of_a_node.is_multiple_of(*tp)) {
         if let Some((name, width)) = model.tp_problem(tp) {
             refuse(tp, format!("{name} {width} is not divided by it"));
+            continue;
+        }
+        if let Some(problem) = tp_problem(config, tp) {
+            refuse(tp, problem);
             continue;
         }
         let dp = ranks.all / tp;
