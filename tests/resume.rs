@@ -1,5 +1,7 @@
 //! The program, killed at any moment and started again by the same command, ends as if nobody had disturbed it.
 
+#[path = "resume/grow.rs"]
+mod grow;
 #[path = "common/layouts.rs"]
 mod layouts;
 #[path = "resume/muon.rs"]

@@ -13,7 +13,7 @@ impl RunConfig {
     /// tp against the widths, micro_batch against the batches: what holds for any number of ranks.
     pub(super) fn parallel_problem(&self) -> Problem {
         let tp = self.parallel.tp;
-        if let Some((name, width)) = self.model.tp_problem(tp) {
+        if let Some((name, width)) = self.models().find_map(|m| m.tp_problem(tp)) {
             let neither = if name == "kv_heads" { ", and is no multiple of it" } else { "" };
             let problem = format!("{tp} does not divide model.{name}: {width}{neither}");
             return Some(("parallel.tp", problem, format!("give one of {}", listed(&self.tp_values()))));
@@ -57,8 +57,8 @@ impl RunConfig {
 
     /// The tp sizes this model allows.
     fn tp_values(&self) -> Vec<usize> {
-        let m = &self.model;
-        divisors(m.heads).into_iter().filter(|tp| m.tp_problem(*tp).is_none()).collect()
+        let fits = |tp: &usize| self.models().all(|m| m.tp_problem(*tp).is_none());
+        divisors(self.model.heads).into_iter().filter(fits).collect()
     }
 
     /// Splits `ranks` into dp · tp, or says which numbers would work.

@@ -2,6 +2,7 @@
 //! `write` turns it back, `check` holds the rules that need the number of ranks.
 
 use super::batches::Batches;
+use super::grow::PhaseGrow;
 use super::model::ModelConfig;
 use super::muon::MuonConfig;
 use super::schedule::Schedule;
@@ -350,6 +351,8 @@ pub struct PhaseConfig {
     pub eval: Option<EvalConfig>,
     /// Weights that are zero during this phase; `None` = all are trained.
     pub spdf: Option<Spdf>,
+    /// The larger network that this phase and those after it train.
+    pub grow: Option<PhaseGrow>,
 }
 
 /// What happens to the optimizer's state at the start of a phase.
@@ -379,6 +382,24 @@ pub enum Cursor {
 pub struct Topology {
     pub dp: usize,
     pub tp: usize,
+}
+
+impl RunConfig {
+    /// The network of a phase: that of the last growth, or of `[model]`. A phase beyond the last has that of the last.
+    pub fn model_of(&self, phase: usize) -> &ModelConfig {
+        let grown = self.phases.iter().take(phase + 1).rev().find_map(|p| p.grow.as_ref());
+        grown.map_or(&self.model, |g| &g.model)
+    }
+
+    /// The largest, which the last phase trains.
+    pub fn last_model(&self) -> &ModelConfig {
+        self.model_of(self.phases.len())
+    }
+
+    /// All networks of the run, the first first.
+    pub fn models(&self) -> impl Iterator<Item = &ModelConfig> {
+        std::iter::once(&self.model).chain(self.phases.iter().filter_map(|p| Some(&p.grow.as_ref()?.model)))
+    }
 }
 
 impl PhaseConfig {

@@ -1,6 +1,7 @@
 //! Every key of a run file: what it takes, what it is when absent, what it means. `keys` refuses what is not here,
 //! `reference` prints it, and tests hold the readers to it.
 
+mod grow;
 mod model;
 mod numerics;
 mod run;
@@ -143,5 +144,7 @@ pub const TABLES: &[Table] = &[
     train::PHASE_RAMP,
     train::PHASE_EVAL,
     train::PHASE_SPDF,
+    grow::PHASE_GROW,
+    grow::PHASE_GROW_TO,
     train::PHASE_LR,
 ];

@@ -11,7 +11,7 @@ pub use outside::Outside;
 
 use crate::Result;
 use crate::comm::processes;
-use crate::config::{OptimKind, OptimState, PhaseConfig, Precision, RunConfig, Shard};
+use crate::config::{ModelConfig, OptimKind, OptimState, PhaseConfig, Precision, RunConfig, Shard};
 use crate::data::{Domain, HeldOut};
 use crate::device::{Category, arena::MemoryUse};
 use crate::method::ledger;
@@ -109,6 +109,16 @@ pub struct Phase {
     pub sent_bytes: BTreeMap<&'static str, u64>,
     pub program: String,
     pub spdf: Option<Sparse>,
+    /// The network that the phase begins with, where it is another than before.
+    pub grow: Option<Grown>,
+}
+
+#[derive(Serialize)]
+pub struct Grown {
+    pub model: ModelConfig,
+    pub params: u64,
+    pub width: &'static str,
+    pub depth: &'static str,
 }
 
 /// The zeros of a phase.
@@ -228,7 +238,7 @@ impl DryRun {
 impl Phase {
     fn new(config: &RunConfig, domains: &[Domain], i: usize, dp: usize) -> Result<Phase> {
         let phase = &config.phases[i];
-        let mut alone = Rehearsal::new(config, 0, dp);
+        let mut alone = Rehearsal::of_phase(config, i, 0, dp);
         let program = alone.program(phase)?;
         let sent = |r: &Rehearsal| {
             let mesh = &r.replica.mesh;
@@ -270,11 +280,17 @@ impl Phase {
         let spdf = alone.replica.masks.as_ref().map(|masks| Sparse {
             values: masks.about.values,
             zeros: masks.about.zeros,
-            flops_per_token: ledger::of_phase(&config.model, phase.seq_len, &masks.about),
+            flops_per_token: ledger::of_phase(config.model_of(i), phase.seq_len, &masks.about),
         });
         Ok(Phase {
             name: phase.name.clone(),
             spdf,
+            grow: phase.grow.as_ref().map(|g| Grown {
+                params: g.model.params(),
+                model: g.model.clone(),
+                width: g.grow.width.name(),
+                depth: g.grow.depth.name(),
+            }),
             tokens: samples * phase.seq_len as u64,
             steps: phase.steps,
             seq_len: phase.seq_len,
@@ -299,7 +315,7 @@ impl Phase {
                 adam_t,
             },
             lr: curve::boundaries(phase, begin.update),
-            flops: config.model.flops_per_token(phase.seq_len, true)
+            flops: config.model_of(i).flops_per_token(phase.seq_len, true)
                 * (samples * phase.seq_len as u64) as f64,
             peak_bytes: alone.replica.dev.arena().used().peak_total,
             sent_bytes,
@@ -359,15 +375,15 @@ fn rehearse(config: &RunConfig, held: &[Vec<HeldOut>], dp: usize) -> Result<Vec<
             return Ok(moments.clone());
         }
         let mut moments = vec![];
-        for (phase, rows) in config.phases.iter().zip(&rows) {
-            let mut training = Rehearsal::new(config, rank, dp);
+        for (i, (phase, rows)) in config.phases.iter().zip(&rows).enumerate() {
+            let mut training = Rehearsal::of_phase(config, i, rank, dp);
             training.begin()?;
             for kind in training.kinds(phase) {
                 training.replica.dev.arena().trim();
                 training.update_of(phase, kind)?;
                 training.update_of(phase, kind)?;
             }
-            let mut evaluation = Rehearsal::new(config, rank, dp);
+            let mut evaluation = Rehearsal::of_phase(config, i, rank, dp);
             evaluation.evaluate(phase, rows)?;
             moments.extend([training, evaluation].map(|r| r.replica.dev.arena().used()));
         }
@@ -382,11 +398,11 @@ fn checkpoint_bytes(config: &RunConfig) -> u64 {
         Precision::F32 => (4, 0),
         Precision::Bf16 => (2, 4),
     };
-    let all = config.model.params();
+    let all = config.last_model().params();
     let size = |moments| if moments == Precision::Bf16 { 2 } else { 4 };
     let moments = match config.optim.kind {
         OptimKind::AdamW { moments, .. } | OptimKind::Adam { moments, .. } => 2 * all * size(moments),
-        OptimKind::Muon(muon) => (2 * all - config.model.block_matrix_params()) * size(muon.moments),
+        OptimKind::Muon(muon) => (2 * all - config.last_model().block_matrix_params()) * size(muon.moments),
         OptimKind::Sgd { .. } => 0,
     };
     let ema = if config.optim.ema.is_some() { 4 } else { 0 };

@@ -5,7 +5,7 @@
 use super::position::Position;
 use super::replica::Replica;
 use super::resume::{self, Start};
-use super::run::{Launch, Rank, plan};
+use super::run::{Launch, Rank, plan_of};
 use super::step::{Outcome, Terms, Update, forward_backward};
 use super::vote::Ballot;
 use super::{corpora, council};
@@ -145,8 +145,10 @@ pub fn replay(config: &RunConfig, launch: &Launch, file: &Path) -> Result<Replay
             format!("it is of update {}, and {} was written after {step}", record.step, path.display());
         return Err(Error::checkpoint(file, problem, "put the two together that belong together"));
     };
+    // That of the phase, also where the update is its first.
+    let model = checkpoint.manifest().meta.model.clone();
     let start = Start::Resume(Box::new(checkpoint), position);
-    let mut r = Replica::new(Device::cpu(launch.threads_per_rank()), Mesh::solo(), &plan(config))?;
+    let mut r = Replica::new(Device::cpu(launch.threads_per_rank()), Mesh::solo(), &plan_of(config, &model))?;
     resume::load(config, &start, &mut r)?;
     r.sparsify(phase.spdf.as_ref())?;
     let mut sampler = corpora::sampler(config, &domains, index)?;

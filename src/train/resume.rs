@@ -227,6 +227,14 @@ pub fn numbers(start: &Start) -> Result<Numbers> {
     })
 }
 
+/// The network that a start has weights for: where a phase that grows begins, that of the phase before.
+pub fn model<'a>(config: &'a RunConfig, start: &Start) -> &'a ModelConfig {
+    let Start::Resume(_, at) = start else { return &config.model };
+    let grows = config.phases.get(at.phase).is_some_and(|p| p.grow.is_some());
+    let phase = if grows && at.phase_step == 0 { at.phase.saturating_sub(1) } else { at.phase };
+    config.model_of(phase)
+}
+
 /// Fills weights (and, on a resume, optimizer state) of this rank.
 pub fn load(config: &RunConfig, start: &Start, r: &mut Replica) -> Result<Position> {
     let random = RandomInit { seed: config.run.seed };
@@ -315,7 +323,7 @@ pub fn begin(
             Precision::F32 => "f32".into(),
             Precision::Bf16 => "bf16".into(),
         },
-        model: config.model.clone(),
+        model: r.net.config.clone(),
         git: crate::GIT.into(),
     };
     let mesh = &r.mesh;

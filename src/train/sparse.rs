@@ -23,7 +23,7 @@ impl Rank<'_> {
             "pattern": spdf.pattern.name(), "sparsity": spdf.sparsity,
             "tensors": about.tensors, "values": about.values, "zeros": about.zeros,
             "hash": format!("{:016x}", about.hash),
-            "flops_per_token": ledger::of_phase(&self.config.model, phase.seq_len, about),
+            "flops_per_token": ledger::of_phase(&self.replica.net.config, phase.seq_len, about),
         }))
     }
 }

@@ -207,6 +207,7 @@ pub(super) const PHASE: Table = Table {
         may("z_loss", Z_LOSS, "`run.z_loss`", "Coefficient of the z term in this phase."),
         may("eval", Takes::Table, "`eval` at the top", "Evaluation in this phase, or `\"none\"`."),
         may("spdf", Takes::Table, "all weights are trained", "Weights that are zero during this phase."),
+        may("grow", Takes::Table, "the network keeps its size", "A larger network from this phase on."),
     ],
 };
 
