@@ -5,6 +5,8 @@
 
 #[path = "common/batch.rs"]
 mod batch;
+#[path = "grow/command.rs"]
+mod command;
 #[path = "grow/exact.rs"]
 mod exact;
 #[path = "grow/gradients.rs"]
@@ -13,6 +15,9 @@ mod gradients;
 mod models;
 #[path = "grow/operators.rs"]
 mod operators;
+#[allow(dead_code)] // what tests of resumes need besides
+#[path = "common/process.rs"]
+mod process;
 #[path = "common/random.rs"]
 mod random;
 #[path = "common/replica.rs"]

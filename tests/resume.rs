@@ -2,6 +2,8 @@
 
 #[path = "resume/blocks.rs"]
 mod blocks;
+#[path = "resume/grow.rs"]
+mod grow;
 #[path = "common/layouts.rs"]
 mod layouts;
 #[path = "resume/muon.rs"]

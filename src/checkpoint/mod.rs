@@ -23,7 +23,7 @@ mod tests;
 mod whole;
 
 pub use disk::replace;
-pub use folder::{Found, Search, discard, list, newest, prunable, prune, remove, resolve, search};
+pub use folder::{Found, Search, discard, list, newest, prunable, prune, remove, resolve, search, step_dir};
 pub use manifest::{Clocks, CorpusId, FORMAT_VERSION, FileEntry, Manifest, Meta, Topology};
 pub use merge::merge;
 pub use open::{Checkpoint, OfKind, Values, Weights};

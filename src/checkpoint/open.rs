@@ -303,8 +303,12 @@ pub struct OfKind<'a> {
 
 impl TensorSource for OfKind<'_> {
     fn read(&self, spec: &ParamSpec, b: LocalBox, out: &mut [f32]) -> Result<()> {
-        let (c, area) = (self.checkpoint, Area::from(b));
-        c.known(spec)?;
-        c.layout(self.kind, &spec.name)?.read(&c.files, area, 0..area.len(), out)
+        let c = self.checkpoint;
+        let (stored, layout) = (c.known(spec)?, c.layout(self.kind, &spec.name)?);
+        let read = |b: LocalBox, out: &mut [f32]| {
+            let area = Area::from(b);
+            layout.read(&c.files, area, 0..area.len(), out)
+        };
+        read_as(spec, b, stored, &read, out)
     }
 }

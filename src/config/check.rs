@@ -5,21 +5,15 @@ use super::glob;
 use super::model::{divisors, listed};
 use super::muon::is_matrix_of_block;
 use super::run::*;
-use super::spdf::Spdf;
 use crate::{Error, Result};
 
 type Problem = Option<(&'static str, String, String)>;
 
 impl RunConfig {
-    /// What all phases store as blocks (`train::run::check` sees to it that they agree).
-    pub fn compact(&self) -> Option<&Spdf> {
-        self.phases.first()?.spdf.as_ref().filter(|s| s.pattern.block().is_some())
-    }
-
     /// tp against the widths, micro_batch against the batches: what holds for any number of ranks.
     pub(super) fn parallel_problem(&self) -> Problem {
         let tp = self.parallel.tp;
-        if let Some((name, width)) = self.model.tp_problem(tp) {
+        if let Some((name, width)) = self.models().find_map(|m| m.tp_problem(tp)) {
             let neither = if name == "kv_heads" { ", and is no multiple of it" } else { "" };
             let problem = format!("{tp} does not divide model.{name}: {width}{neither}");
             return Some(("parallel.tp", problem, format!("give one of {}", listed(&self.tp_values()))));
@@ -63,8 +57,8 @@ impl RunConfig {
 
     /// The tp sizes this model allows.
     fn tp_values(&self) -> Vec<usize> {
-        let m = &self.model;
-        divisors(m.heads).into_iter().filter(|tp| m.tp_problem(*tp).is_none()).collect()
+        let fits = |tp: &usize| self.models().all(|m| m.tp_problem(*tp).is_none());
+        divisors(self.model.heads).into_iter().filter(fits).collect()
     }
 
     /// Splits `ranks` into dp · tp, or says which numbers would work.

@@ -1,7 +1,9 @@
 //! Growth as a phase or a command gives it: sizes and operators, and the model that comes of them (bert2BERT, arXiv 2110.07143;
 //! LEMON, arXiv 2310.07999; G_stack, arXiv 2405.15319).
 
-use super::model::{Head, ModelConfig, Norm, NormPlace, Positions};
+use super::model::{Head, ModelConfig, Norm, NormPlace, Positions, limit};
+use super::table::Table;
+use crate::Result as Read;
 
 /// How width is added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +104,43 @@ pub struct Grow {
     pub depth: Depth,
     /// Of random maps, of unequal splits and of what is new.
     pub seed: u64,
+}
+
+/// Growth at the start of a phase.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PhaseGrow {
+    pub grow: Grow,
+    /// The model from this phase on.
+    pub model: ModelConfig,
+}
+
+/// Largest size of each of `Sizes::KEYS`.
+pub(super) const LIMITS: [usize; 7] =
+    [limit::LAYERS, limit::DIM, limit::HEADS, limit::HEADS, limit::HEAD_DIM, limit::FFN_DIM, limit::VOCAB];
+
+/// `phase.grow`; `from` is the model of the phase before, `seed` the run's.
+pub(super) fn read(t: &Table, from: &ModelConfig, seed: u64) -> Read<PhaseGrow> {
+    let sizes = t.opt_table("to")?.ok_or_else(|| t.missing("to", "to = { dim = 768 }"))?;
+    let mut to = Sizes::default();
+    for (key, most) in Sizes::KEYS.into_iter().zip(LIMITS) {
+        if let Some(size) = sizes.usize(key, 1..=most)? {
+            to.set(key, size);
+        }
+    }
+    let width = t.choice("width", WIDTHS)?.unwrap_or(Width::ZeroPad);
+    let depth = t.choice("depth", DEPTHS)?.unwrap_or(Depth::Identity);
+    let seed = t.int("seed", 0..=i64::MAX as u64)?.unwrap_or(seed);
+    let grow = Grow { to, width, depth, seed };
+    let model = grow.target(from).map_err(|(key, problem, remedy)| sizes.error(key, problem, remedy))?;
+    Ok(PhaseGrow { grow, model })
+}
+
+/// As the run file has it.
+pub(super) fn text(g: &Grow) -> String {
+    let size = |key: &str| Some(format!("{key} = {}", g.to.get(key)?));
+    let to: Vec<String> = Sizes::KEYS.into_iter().filter_map(size).collect();
+    let (width, depth) = (g.width.name(), g.depth.name());
+    format!("{{ to = {{ {} }}, width = \"{width}\", depth = \"{depth}\", seed = {} }}", to.join(", "), g.seed)
 }
 
 /// Whole copies of the residual stream under the average expansion.

@@ -6,7 +6,6 @@ use crate::{Error, Result};
 
 /// (table, keys, what to do instead).
 pub(super) const NOT_BUILT: &[(&str, &[&str], &str)] = &[
-    ("phase.*", &["grow"], "leave it out, the network keeps its size"),
     ("phase.*.spdf", &["keep_old"], "leave it out, every weight is as likely to be zero"),
     ("phase.*.spdf", &["dynamic", "rigl", "set"], "leave it out, masks stay as they are drawn"),
     ("parallel", &["pp", "pipeline", "pipeline_parallel"], "leave it out and use tp and more ranks"),

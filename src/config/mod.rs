@@ -27,7 +27,7 @@ mod table;
 mod write;
 
 pub use batches::{Batches, Ramp};
-pub use grow::{Depth, Grow, Sizes, Width};
+pub use grow::{Depth, Grow, PhaseGrow, Sizes, Width};
 pub use model::{Activation, Head, ModelConfig, Norm, NormPlace, Positions, RopeScaling};
 pub use muon::{Adjust, MATRICES, MuonConfig, is_matrix_of_block};
 pub use reference::reference;

@@ -2,6 +2,7 @@
 
 use super::batches::{Batches, Ramp};
 use super::doc::{Node, Origin, Value};
+use super::grow;
 use super::model::{ModelConfig, Positions};
 use super::read::{ATTENTION, GLOBAL_BATCH, SEQ_LEN, TOKENS, eval, unknown_corpus, z_loss};
 use super::run::*;
@@ -38,6 +39,7 @@ pub(super) fn phases(
     default_eval: &Option<EvalConfig>,
 ) -> Result<Vec<PhaseConfig>> {
     let mut phases: Vec<PhaseConfig> = Vec::new();
+    let mut model = model.clone();
     for t in tables {
         let name = t
             .str("name", "a name as a string")?
@@ -63,9 +65,18 @@ pub(super) fn phases(
             let problem = "an update of Muon is dense, it would fill the zeros";
             return Err(t.error("spdf", problem, "use optim.adamw, or leave it out"));
         }
+        let grow = t.opt_table("grow")?.map(|t| grow::read(&t, &model, run.seed)).transpose()?;
+        if let Some(g) = &grow {
+            if spdf.is_some() {
+                let problem = "zeros that are drawn anew would undo what was grown";
+                return Err(t.error("spdf", problem, "leave it out of the phase that grows"));
+            }
+            model = g.model.clone();
+        }
         // Weights that were zero have no moments, and would take steps of their own size with an old t.
         let freed = phases.last().is_some_and(|before| before.spdf.is_some() && before.spdf != spdf);
-        let optimizer = if freed { OptimState::Reset } else { OptimState::Keep };
+        // New weights have none either, and the rate is to be warmed up again.
+        let optimizer = if freed || grow.is_some() { OptimState::Reset } else { OptimState::Keep };
         let eval = phase_eval(t, data, optim, default_eval)?;
         let salt = t.opt_table("salt")?.map(|t| salt::read(&t, steps, eval.is_some())).transpose()?;
         let phase = PhaseConfig {
@@ -87,6 +98,7 @@ pub(super) fn phases(
             eval,
             spdf,
             salt,
+            grow,
         };
         if phase.optimizer == OptimState::KeepV && matches!(optim.kind, OptimKind::Sgd { .. }) {
             return Err(t.error(

@@ -2,6 +2,7 @@
 //! `write` turns it back, `check` holds the rules that need the number of ranks.
 
 use super::batches::Batches;
+use super::grow::PhaseGrow;
 use super::model::ModelConfig;
 use super::muon::MuonConfig;
 use super::salt::Salt;
@@ -367,6 +368,8 @@ pub struct PhaseConfig {
     pub spdf: Option<Spdf>,
     /// Who teaches during this phase.
     pub salt: Option<Salt>,
+    /// The larger network that this phase and those after it train.
+    pub grow: Option<PhaseGrow>,
 }
 
 /// What happens to the optimizer's state at the start of a phase.
@@ -396,6 +399,41 @@ pub enum Cursor {
 pub struct Topology {
     pub dp: usize,
     pub tp: usize,
+}
+
+impl RunConfig {
+    /// The network of a phase: that of the last growth, or of `[model]`. A phase beyond the last has that of the last.
+    pub fn model_of(&self, phase: usize) -> &ModelConfig {
+        let grown = self.phases.iter().take(phase + 1).rev().find_map(|p| p.grow.as_ref());
+        grown.map_or(&self.model, |g| &g.model)
+    }
+
+    /// What the network of a phase stores as blocks. A phase beyond the last has that of the last.
+    pub fn blocks_of(&self, phase: usize) -> Option<&Spdf> {
+        let phase = self.phases.get(phase).or(self.phases.last())?;
+        phase.spdf.as_ref().filter(|s| s.pattern.block().is_some())
+    }
+
+    /// Whether a phase trains another network than the one before it: a larger one, or one that is stored in another way.
+    pub fn begins_anew(&self, phase: usize) -> bool {
+        let grows = self.phases.get(phase).is_some_and(|p| p.grow.is_some());
+        phase > 0 && (grows || self.blocks_of(phase) != self.blocks_of(phase - 1))
+    }
+
+    /// The phase whose network there is before update `phase_step` of `phase`: the one before, where that is another.
+    pub fn network_at(&self, phase: usize, phase_step: u64) -> usize {
+        if phase_step == 0 && self.begins_anew(phase) { phase - 1 } else { phase }
+    }
+
+    /// The largest, which the last phase trains.
+    pub fn last_model(&self) -> &ModelConfig {
+        self.model_of(self.phases.len())
+    }
+
+    /// All networks of the run, the first first.
+    pub fn models(&self) -> impl Iterator<Item = &ModelConfig> {
+        std::iter::once(&self.model).chain(self.phases.iter().filter_map(|p| Some(&p.grow.as_ref()?.model)))
+    }
 }
 
 impl PhaseConfig {

@@ -1,6 +1,7 @@
 //! Every key of a run file: what it takes, what it is when absent, what it means. `keys` refuses what is not here,
 //! `reference` prints it, and tests hold the readers to it.
 
+mod grow;
 mod model;
 mod numerics;
 mod run;
@@ -146,5 +147,7 @@ pub const TABLES: &[Table] = &[
     train::PHASE_SPDF,
     salt::SALT,
     salt::WEIGHT,
+    grow::PHASE_GROW,
+    grow::PHASE_GROW_TO,
     train::PHASE_LR,
 ];

@@ -1,6 +1,7 @@
 //! From a `RunConfig` back to a run file with every key, and to the hash of what determines results.
 
 use super::batches::Ramp;
+use super::grow;
 use super::model::{ModelConfig, Positions};
 use super::muon::{ADJUST, Rest};
 use super::read::{ACCUMULATE, ATTENTION, DEVICES, EVAL_WEIGHTS, PRECISIONS, RECOMPUTE, REDUCTIONS};
@@ -201,6 +202,9 @@ impl RunConfig {
         if p.schedule == ScheduleClock::New {
             let segments: Vec<String> = p.lr.segments().iter().map(segment).collect();
             w.line("lr", format!("[{}]", segments.join(", ")));
+        }
+        if let Some(g) = &p.grow {
+            w.line("grow", grow::text(&g.grow));
         }
         if let Some(s) = &p.spdf {
             w.line("spdf", spdf::text(s));

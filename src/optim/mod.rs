@@ -2,6 +2,7 @@
 
 pub mod adamw;
 pub mod ema;
+mod fill;
 mod moments;
 pub mod muon;
 pub mod norm;

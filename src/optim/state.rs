@@ -113,6 +113,12 @@ impl Optimizer {
         }
     }
 
+    /// Gives up all memory; there is nothing to update any more.
+    pub fn forget(&mut self) {
+        self.moments.clear();
+        self.ema = None;
+    }
+
     /// First moments start at zero, second moments and t stay.
     pub fn reset_first_moments(&mut self) {
         self.moments.iter_mut().for_each(|[m, _]| m.bytes_mut().fill(0));

@@ -11,7 +11,7 @@ pub use outside::Outside;
 
 use crate::Result;
 use crate::comm::processes;
-use crate::config::{OptimKind, OptimState, PhaseConfig, Precision, RunConfig, Shard};
+use crate::config::{ModelConfig, OptimKind, OptimState, PhaseConfig, Precision, RunConfig, Shard};
 use crate::data::{Domain, HeldOut};
 use crate::device::{Category, arena::MemoryUse};
 use crate::method::ledger;
@@ -113,6 +113,8 @@ pub struct Phase {
     pub program: String,
     pub spdf: Option<Sparse>,
     pub salt: Option<Taught>,
+    /// The network that the phase begins with, where it is another than before.
+    pub grow: Option<Grown>,
 }
 
 /// The teacher of a phase.
@@ -123,6 +125,14 @@ pub struct Taught {
     /// Updates in which it has a share.
     pub updates: u64,
     pub costs: Costs,
+}
+
+#[derive(Serialize)]
+pub struct Grown {
+    pub model: ModelConfig,
+    pub params: u64,
+    pub width: &'static str,
+    pub depth: &'static str,
 }
 
 /// The zeros of a phase.
@@ -245,21 +255,22 @@ impl DryRun {
     }
 }
 
-fn taught(config: &RunConfig, phase: &PhaseConfig) -> Result<Option<Taught>> {
+fn taught(config: &RunConfig, i: usize) -> Result<Option<Taught>> {
+    let phase = &config.phases[i];
     let Some(salt) = &phase.salt else { return Ok(None) };
     let model = teacher::model(salt)?;
     Ok(Some(Taught {
         teacher: salt.teacher.to_string(),
         params: model.params(),
         updates: salt.ends(),
-        costs: Costs::new(&model, &config.model, phase),
+        costs: Costs::new(&model, config.model_of(i), phase),
     }))
 }
 
 impl Phase {
     fn new(config: &RunConfig, domains: &[Domain], i: usize, dp: usize) -> Result<Phase> {
         let phase = &config.phases[i];
-        let mut alone = Rehearsal::new(config, 0, dp);
+        let mut alone = Rehearsal::of_phase(config, i, 0, dp);
         let program = alone.program(phase)?;
         let sent = |r: &Rehearsal| {
             let mesh = &r.replica.mesh;
@@ -304,12 +315,18 @@ impl Phase {
             zeros: masks.about.zeros,
             compact: masks.about.compact,
             grids: masks.about.grids.clone(),
-            flops_per_token: ledger::of_phase(&config.model, phase.seq_len, &masks.about),
+            flops_per_token: ledger::of_phase(config.model_of(i), phase.seq_len, &masks.about),
         });
         Ok(Phase {
             name: phase.name.clone(),
             spdf,
-            salt: taught(config, phase)?,
+            salt: taught(config, i)?,
+            grow: phase.grow.as_ref().map(|g| Grown {
+                params: g.model.params(),
+                model: g.model.clone(),
+                width: g.grow.width.name(),
+                depth: g.grow.depth.name(),
+            }),
             tokens: samples * phase.seq_len as u64,
             steps: phase.steps,
             seq_len: phase.seq_len,
@@ -334,7 +351,7 @@ impl Phase {
                 adam_t,
             },
             lr: curve::boundaries(phase, begin.update),
-            flops: (config.model.flops_per_token(phase.seq_len, true) - 6.0 * left_out as f64)
+            flops: (config.model_of(i).flops_per_token(phase.seq_len, true) - 6.0 * left_out as f64)
                 * (samples * phase.seq_len as u64) as f64,
             peak_bytes: alone.replica.dev.arena().used().peak_total,
             sent_bytes,
@@ -394,15 +411,15 @@ fn rehearse(config: &RunConfig, held: &[Vec<HeldOut>], dp: usize) -> Result<Vec<
             return Ok(moments.clone());
         }
         let mut moments = vec![];
-        for (phase, rows) in config.phases.iter().zip(&rows) {
-            let mut training = Rehearsal::new(config, rank, dp);
+        for (i, (phase, rows)) in config.phases.iter().zip(&rows).enumerate() {
+            let mut training = Rehearsal::of_phase(config, i, rank, dp);
             training.begin()?;
             for kind in training.kinds(phase) {
                 training.replica.dev.arena().trim();
                 training.update_of(phase, kind)?;
                 training.update_of(phase, kind)?;
             }
-            let mut evaluation = Rehearsal::new(config, rank, dp);
+            let mut evaluation = Rehearsal::of_phase(config, i, rank, dp);
             evaluation.evaluate(phase, rows)?;
             moments.extend([training, evaluation].map(|r| r.replica.dev.arena().used()));
         }
@@ -418,11 +435,11 @@ fn checkpoint_bytes(config: &RunConfig, left_out: u64) -> u64 {
         Precision::F32 => (4, 0),
         Precision::Bf16 => (2, 4),
     };
-    let all = config.model.params() - left_out;
+    let all = config.last_model().params() - left_out;
     let size = |moments| if moments == Precision::Bf16 { 2 } else { 4 };
     let moments = match config.optim.kind {
         OptimKind::AdamW { moments, .. } | OptimKind::Adam { moments, .. } => 2 * all * size(moments),
-        OptimKind::Muon(muon) => (2 * all - config.model.block_matrix_params()) * size(muon.moments),
+        OptimKind::Muon(muon) => (2 * all - config.last_model().block_matrix_params()) * size(muon.moments),
         OptimKind::Sgd { .. } => 0,
     };
     let ema = if config.optim.ema.is_some() { 4 } else { 0 };

@@ -28,7 +28,7 @@ const PROCESS: usize = 3 << 20;
 
 impl Outside {
     pub fn new(config: &RunConfig, dp: usize, threads: usize) -> Outside {
-        let (m, tp) = (&config.model, config.parallel.tp);
+        let (m, tp) = (config.last_model(), config.parallel.tp);
         let bf16 = config.run.dtype == Precision::Bf16;
         let (mut tokens, mut drawn, mut longest) = (0, 0, 0);
         for p in &config.phases {

@@ -137,6 +137,9 @@ impl DryRun {
             if p.batches.len() > 1 {
                 writeln!(f, "{:<12}  {}", "", ramp(p))?;
             }
+            if let Some(g) = &p.grow {
+                writeln!(f, "{:<12}  {}", "", larger(g))?;
+            }
             if let Some(s) = &p.spdf {
                 writeln!(f, "{:<12}  {}", "", zeros(s))?;
                 for g in &s.grids {
@@ -289,4 +292,21 @@ fn mix(p: &Phase) -> String {
         format!("{} {share:.digits$} %, {tokens} tokens, {:.2} epochs", s.corpus, s.epochs)
     };
     p.mix.iter().filter(|s| s.share > 0.0).map(share).collect::<Vec<_>>().join(" | ")
+}
+
+fn larger(g: &super::Grown) -> String {
+    let m = &g.model;
+    format!(
+        "grows by {} and {} to {} layers, dim {}, {} heads ({} kv) of {}, ffn {}, vocab {}: {} parameters",
+        g.width,
+        g.depth,
+        m.layers,
+        m.dim,
+        m.heads,
+        m.kv_heads,
+        m.head_dim,
+        m.ffn_dim,
+        m.vocab,
+        count(g.params as f64)
+    )
 }

@@ -29,7 +29,7 @@ impl Rank<'_> {
     pub(super) fn describe(&mut self, launch: &Launch, start: &resume::Found, programs: &[u64]) {
         let programs: Vec<_> = programs.iter().map(|p| format!("{p:016x}")).collect();
         let (config, mesh) = (self.config, &self.replica.mesh);
-        let model = &config.model;
+        let model = &self.replica.net.config;
         let (dp, tp, params) = (mesh.dp.size(), mesh.tp.size(), model.params());
         let shard = mesh.shard.size();
         let peak = self.peak_flops * (dp * tp) as f64 / 1e12;
@@ -84,8 +84,9 @@ impl Rank<'_> {
         let now = self.replica.mesh.sent();
         let sent = [now[0] - self.sent[0], now[1] - self.sent[1]];
         let Spent { exposed, hidden } = self.replica.mesh.spent() - self.spent;
-        let left_out = 6.0 * self.left_out() as f64;
-        let flops = |causal| rate * (self.config.model.flops_per_token(phase.seq_len, causal) - left_out);
+        let (model, left_out) = (&self.replica.net.config, 6.0 * self.left_out() as f64);
+        let flops =
+            [false, true].map(|causal| rate * (model.flops_per_token(phase.seq_len, causal) - left_out));
         let peak = self.peak_flops * self.replica.mesh.world.size() as f64;
         self.row("step", || {
             json!({
@@ -95,7 +96,7 @@ impl Rank<'_> {
                 "weight_sum": update.weight_sum,
                 "step_ms": took.as_secs_f64() * 1e3, "tokens_per_s": rate,
                 "data_wait_ms": data_wait.as_secs_f64() * 1e3,
-                "mfu_full": flops(false) / peak, "mfu_causal": flops(true) / peak,
+                "mfu_full": flops[0] / peak, "mfu_causal": flops[1] / peak,
                 "comm_bytes": { "dp": sent[0], "tp": sent[1] },
                 "comm_exposed_ms": exposed.as_secs_f64() * 1e3, "comm_hidden_ms": hidden.as_secs_f64() * 1e3,
                 "peak_mem_gib": memory.peak_fresh as f64 / (1u64 << 30) as f64,

@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod numbers;
 pub mod position;
 pub mod progress;
+mod rebuild;
 pub mod rehearsal;
 pub mod replay;
 pub mod replica;

@@ -5,7 +5,7 @@ use super::corpora::{self, Split};
 use super::council;
 use super::evaluate;
 use super::replica::Replica;
-use super::run::plan;
+use super::run::plan_of;
 use super::step::{MicroBatch, Update, step};
 use super::teacher::Teacher;
 use super::vote::Ballot;
@@ -26,11 +26,17 @@ pub struct Rehearsal<'a> {
 }
 
 impl<'a> Rehearsal<'a> {
+    /// Of the first phase.
     pub fn new(config: &'a RunConfig, rank: usize, dp: usize) -> Rehearsal<'a> {
+        Rehearsal::of_phase(config, 0, rank, dp)
+    }
+
+    /// With the network of a phase.
+    pub fn of_phase(config: &'a RunConfig, phase: usize, rank: usize, dp: usize) -> Rehearsal<'a> {
         let (shard, staging) =
             (config.parallel.shard_size(dp), processes::staging(config.parallel.reductions));
         let mesh = Mesh::pretend_staged(rank, (dp, shard), config.parallel.tp, staging);
-        let replica = Replica::new(Device::meta(), mesh, &plan(config));
+        let replica = Replica::new(Device::meta(), mesh, &plan_of(config, phase));
         Rehearsal { config, taught: true, replica: replica.expect("pretended groups do not fail") }
     }
 
@@ -136,8 +142,8 @@ fn fake(rows: usize, seq_len: usize) -> MicroBatch {
 /// The collectives of an update, each once: those that training repeats.
 pub fn jobs(config: &RunConfig, rank: usize, dp: usize) -> Result<Vec<Job>> {
     let mut all = BTreeMap::new();
-    for phase in &config.phases {
-        let mut one = Rehearsal::new(config, rank, dp);
+    for (i, phase) in config.phases.iter().enumerate() {
+        let mut one = Rehearsal::of_phase(config, i, rank, dp);
         for kind in one.kinds(phase) {
             // More of the same sizes call nothing new.
             one.update_of(phase, Split { micro_steps: kind.micro_steps.min(2), ..kind })?;
@@ -151,8 +157,8 @@ pub fn jobs(config: &RunConfig, rank: usize, dp: usize) -> Result<Vec<Job>> {
 /// rank will ask for at least, bytes.
 pub fn programs(config: &RunConfig, rank: usize, dp: usize) -> Result<(Vec<u64>, usize)> {
     let (mut hashes, mut most) = (vec![], 0);
-    for phase in &config.phases {
-        let mut rehearsal = Rehearsal::new(config, rank, dp);
+    for (i, phase) in config.phases.iter().enumerate() {
+        let mut rehearsal = Rehearsal::of_phase(config, i, rank, dp);
         hashes.push(rehearsal.program(phase)?);
         most = most.max(rehearsal.replica.dev.arena().used().peak_total);
     }

@@ -5,7 +5,7 @@
 use super::position::Position;
 use super::replica::Replica;
 use super::resume::{self, Start};
-use super::run::{Launch, Rank, plan};
+use super::run::{Launch, Rank, plan_of};
 use super::step::{Outcome, Terms, Update, forward_backward};
 use super::teacher::Teacher;
 use super::vote::Ballot;
@@ -147,7 +147,9 @@ pub fn replay(config: &RunConfig, launch: &Launch, file: &Path) -> Result<Replay
         return Err(Error::checkpoint(file, problem, "put the two together that belong together"));
     };
     let start = Start::Resume(Box::new(checkpoint), position);
-    let mut r = Replica::new(Device::cpu(launch.threads_per_rank()), Mesh::solo(), &plan(config))?;
+    // The network of the phase, also where the update is its first.
+    let plan = plan_of(config, index);
+    let mut r = Replica::new(Device::cpu(launch.threads_per_rank()), Mesh::solo(), &plan)?;
     resume::load(config, &start, &mut r)?;
     r.sparsify(phase.spdf.as_ref())?;
     let mut sampler = corpora::sampler(config, &domains, index)?;

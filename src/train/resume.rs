@@ -242,6 +242,14 @@ pub fn numbers(start: &Start) -> Result<Numbers> {
     })
 }
 
+/// The phase whose network a start has weights for.
+pub fn network(config: &RunConfig, start: &Start) -> usize {
+    match start {
+        Start::Fresh(_) => 0,
+        Start::Resume(_, at) => config.network_at(at.phase, at.phase_step),
+    }
+}
+
 /// Fills weights (and, on a resume, optimizer state) of this rank.
 pub fn load(config: &RunConfig, start: &Start, r: &mut Replica) -> Result<Position> {
     let random = RandomInit { seed: config.run.seed };
@@ -330,7 +338,7 @@ pub fn begin(
             Precision::F32 => "f32".into(),
             Precision::Bf16 => "bf16".into(),
         },
-        model: config.model.clone(),
+        model: r.net.config.clone(),
         git: crate::GIT.into(),
     };
     let mesh = &r.mesh;

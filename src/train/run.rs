@@ -23,7 +23,7 @@ use crate::data::{Domain, HeldOut, Snapshot};
 use crate::device::gemm::peak;
 use crate::device::{DType, Device};
 use crate::model::Network;
-use crate::params::{Accumulate, Dp};
+use crate::params::Accumulate;
 use crate::signal;
 use crate::tape::Recompute;
 use crate::{Error, Result};
@@ -121,24 +121,35 @@ pub fn check(config: &RunConfig, launch: &Launch) -> Result<()> {
     if launch.threads.is_some_and(|n| !(1..=1024).contains(&n)) {
         return Err(Error::launch(format!("--threads {}", launch.threads_per_rank()), "give 1 to 1024"));
     }
-    let (_, params) = Network::build(&config.model, &Device::meta(), DType::F32, (0, 1), Dp::SOLO, 1);
-    let all = params.iter().map(|(_, p)| (p.spec.name.as_str(), p.spec.rows, p.spec.cols));
-    let shapes: Vec<_> = all.collect();
+    if config.phases.first().is_some_and(|p| p.grow.is_some()) {
+        let problem = "the first phase has no network before it to grow from";
+        return refuse("phase.0.grow", problem, "begin with what `espalier grow` makes (run.init)");
+    }
     for (i, phase) in config.phases.iter().enumerate() {
+        let specs = Network::specs(config.model_of(i));
+        let shapes: Vec<_> = specs.iter().map(|s| (s.name.as_str(), s.rows, s.cols)).collect();
         if let Some((key, problem, remedy)) = phase.spdf.as_ref().and_then(|s| s.problem(&shapes)) {
             return refuse(&format!("phase.{i}.spdf.{key}"), &problem, &remedy);
         }
     }
     teacher::check(config)?;
     blocks_fit(config)?;
-    let names: Vec<&str> = shapes.iter().map(|(name, ..)| *name).collect();
+    // Those of smaller networks are among them.
+    let specs = Network::specs(config.last_model());
+    let names: Vec<&str> = specs.iter().map(|s| s.name.as_str()).collect();
     config.optim.check_names(&names, &config.source_file)
 }
 
+/// For the network of the first phase.
 pub fn plan(config: &RunConfig) -> Plan<'_> {
+    plan_of(config, 0)
+}
+
+/// For the network of a phase.
+pub fn plan_of(config: &RunConfig, phase: usize) -> Plan<'_> {
     Plan {
-        model: &config.model,
-        spdf: config.compact(),
+        model: config.model_of(phase),
+        spdf: config.blocks_of(phase),
         optim: &config.optim,
         dtype: match config.run.dtype {
             Precision::F32 => DType::F32,
@@ -203,7 +214,7 @@ fn rank_main(
         return Err(Error::Requeue { step: start.step().unwrap_or(0) });
     }
     room::check(&dev, mesh.world.as_ref(), bytes)?;
-    let mut replica = Replica::new(dev, mesh, &plan(config))?;
+    let mut replica = Replica::new(dev, mesh, &plan_of(config, resume::network(config, start)))?;
     let reductions = fastest::choose(config, &replica.mesh)?;
     let position = resume::load(config, start, &mut replica)?;
     let mut rank = Rank {
@@ -262,6 +273,7 @@ impl Rank<'_> {
         if position.phase_step == 0 {
             self.numbers.begin_phase();
         }
+        let grown = self.rebuild(phase)?;
         if position.phase_step == 0 && position.update > 0 {
             match phase.optimizer {
                 OptimState::Keep => {}
@@ -277,7 +289,7 @@ impl Rank<'_> {
                 "name": phase.name,
                 "clocks": { "update": p.update, "schedule": p.schedule(config), "sample": p.sample(config) },
                 "steps": phase.steps, "seq_len": phase.seq_len, "global_batch": phase.global_batch,
-                "batch_ramp": phase.batches.ramp(), "spdf": spdf,
+                "batch_ramp": phase.batches.ramp(), "spdf": spdf, "grow": grown,
                 "salt": salt,
             })
         });

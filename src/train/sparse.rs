@@ -9,32 +9,22 @@ use crate::params::Dp;
 use crate::{Error, Result};
 use serde_json::{Value, json};
 
-/// That all phases store the same blocks, and that ranks of tp hold whole lines of them.
+/// That ranks of tp hold whole lines of the blocks that phases store.
 pub(super) fn blocks_fit(config: &RunConfig) -> Result<()> {
-    let stored = |p: &PhaseConfig| p.spdf.clone().filter(|s| s.pattern.block().is_some());
-    let refuse = |i: usize, problem: String, remedy: &str| {
-        Err(Error::config(&config.source_file, format!("phase.{i}.spdf.pattern"), problem, remedy))
-    };
-    for (i, phases) in config.phases.windows(2).enumerate() {
-        if stored(&phases[0]) != stored(&phases[1]) {
-            let (before, own) = (&phases[0].name, &phases[1].name);
-            let problem =
-                format!("phases {before:?} and {own:?} store different blocks, which is not built yet");
-            let remedy = "give all phases the same spdf table, and train on in a run of its own with init = \"ckpt:RUN\"";
-            return refuse(i + 1, problem, remedy);
+    for i in 0..config.phases.len() {
+        let problem = |tp| of_blocks(config.model_of(i), config.blocks_of(i)?, tp);
+        if let Some(problem) = [1, config.parallel.tp].into_iter().find_map(problem) {
+            let key = format!("phase.{i}.spdf.pattern");
+            let remedy = "take smaller blocks or a smaller parallel.tp, or leave it out with `match`";
+            return Err(Error::config(&config.source_file, key, problem, remedy));
         }
     }
-    match [1, config.parallel.tp].into_iter().find_map(|tp| tp_problem(config, tp)) {
-        None => Ok(()),
-        Some(problem) => {
-            refuse(0, problem, "take smaller blocks or a smaller parallel.tp, or leave it out with `match`")
-        }
-    }
+    Ok(())
 }
 
-/// Why ranks of tp cannot hold whole lines of the blocks that the run stores. The model itself can be split over them.
+/// Why ranks of tp cannot hold whole lines of the blocks that phases store. The models themselves can be split over them.
 pub fn tp_problem(config: &RunConfig, tp: usize) -> Option<String> {
-    of_blocks(&config.model, config.compact()?, tp)
+    (0..config.phases.len()).find_map(|i| of_blocks(config.model_of(i), config.blocks_of(i)?, tp))
 }
 
 /// Why the matrices of a model cannot be stored as these blocks.
@@ -68,7 +58,7 @@ impl Rank<'_> {
         let (Some(spdf), Some(masks)) = (&phase.spdf, &self.replica.masks) else { return Ok(Value::Null) };
         let about = &masks.about;
         if let Some(p) = &mut self.progress {
-            let model = &self.config.model;
+            let model = &self.replica.net.config;
             let flops = |causal| model.flops_per_token(phase.seq_len, causal) - 6.0 * about.left_out() as f64;
             p.flops_per_token = [false, true].map(flops);
         }
@@ -76,7 +66,7 @@ impl Rank<'_> {
             "pattern": spdf.pattern.name(), "sparsity": spdf.sparsity,
             "tensors": about.tensors, "values": about.values, "zeros": about.zeros,
             "hash": format!("{:016x}", about.hash), "compact": about.compact,
-            "flops_per_token": ledger::of_phase(&self.config.model, phase.seq_len, about),
+            "flops_per_token": ledger::of_phase(&self.replica.net.config, phase.seq_len, about),
         }))
     }
 }

@@ -119,7 +119,7 @@ pub fn check(config: &RunConfig) -> Result<()> {
     for (i, phase) in config.phases.iter().enumerate() {
         let Some(salt) = &phase.salt else { continue };
         let origin = origin_of(&salt.teacher)?;
-        let (theirs, ours) = (model_of(&origin), &config.model);
+        let (theirs, ours) = (model_of(&origin), config.model_of(i));
         let refuse = |problem: String, remedy: &str| {
             let key = format!("phase.{i}.salt.teacher");
             Err(Error::config(&config.source_file, key, format!("{}: {problem}", salt.teacher), remedy))
@@ -171,7 +171,7 @@ impl Rank<'_> {
             self.replica.teacher = Some(Teacher::load(&self.replica, salt, phase.seq_len)?);
         }
         let model = model(salt)?;
-        let costs = salt::Costs::new(&model, &self.config.model, phase);
+        let costs = salt::Costs::new(&model, &self.replica.net.config, phase);
         Ok(json!({
             "teacher": salt.teacher.to_string(), "params": model.params(), "loss": salt.loss.name(),
             "temperature": salt.temperature, "updates": salt.ends(),

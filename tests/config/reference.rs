@@ -36,6 +36,7 @@ fn setting(path: &str) -> &'static [&'static str] {
         "optim.muon.adamw" => &["optim.muon={}"],
         "optim.ema" => &["optim.ema={ decay = 0.9 }"],
         "phase.*.batch_ramp" => &["phase.0.batch_ramp={ from = 2, by = 2, samples = 100 }"],
+        "phase.*.grow" | "phase.*.grow.to" => &["phase.0.grow={ to = { layers = 2 } }"],
         "phase.*.spdf" => &["phase.0.spdf={ sparsity = 0.5 }"],
         "phase.*.salt" | "phase.*.salt.weight.*" => {
             &["phase.0.salt={ teacher = \"ckpt:runs/small\", weight = [{ kind = \"const\", to = 0.5 }] }"]

@@ -213,6 +213,7 @@ pub(super) const PHASE: Table = Table {
             "the targets alone",
             "A teacher, whose distribution a part of the loss compares with.",
         ),
+        may("grow", Takes::Table, "the network keeps its size", "A larger network from this phase on."),
     ],
 };
 

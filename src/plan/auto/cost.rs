@@ -29,7 +29,7 @@ pub struct Ranks {
 
 /// Seconds of arithmetic of one update of `samples` sequences.
 pub fn compute(config: &RunConfig, ranks: Ranks, samples: f64, seq_len: usize, micro_batch: usize) -> f64 {
-    let (m, p) = (&config.model, &config.parallel);
+    let (m, p) = (config.last_model(), &config.parallel);
     let flops = samples * seq_len as f64 * m.flops_per_token(seq_len, true);
     let extra = match p.recompute {
         Recompute::Keep => 1.0,

@@ -283,8 +283,8 @@ fn estimate(config: &RunConfig, launch: &Launch, ranks: Ranks, parallel: Paralle
         _ => (ranks.all, ranks.of_a_node),
     };
     let (mut memory, mut compute, mut comm, mut updates) = (0, 0.0, 0.0, 0.0);
-    for phase in &config.phases {
-        let mut one = Rehearsal::new(config, 0, dp);
+    for (i, phase) in config.phases.iter().enumerate() {
+        let mut one = Rehearsal::of_phase(config, i, 0, dp);
         let (split, _) = *one.splits(phase).last().expect("a phase has updates");
         // What a further micro-batch adds is what the second, or third, did.
         let mut counted = vec![one.replica.mesh.jobs()];

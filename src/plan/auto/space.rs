@@ -15,9 +15,8 @@ pub struct Space {
 pub fn space(config: &RunConfig, ranks: Ranks) -> Space {
     let mut space = Space { layouts: vec![], out: vec![] };
     let mut refuse = |tp: usize, why: String| space.out.push((format!("tp {tp}"), why));
-    let model = &config.model;
     for tp in (1..=ranks.of_a_node).filter(|tp| ranks.of_a_node.is_multiple_of(*tp)) {
-        if let Some((name, width)) = model.tp_problem(tp) {
+        if let Some((name, width)) = config.models().find_map(|m| m.tp_problem(tp)) {
             refuse(tp, format!("{name} {width} is not divided by it"));
             continue;
         }
