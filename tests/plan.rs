@@ -2,6 +2,8 @@
 
 #[path = "plan/auto.rs"]
 mod auto;
+#[path = "plan/blocks.rs"]
+mod blocks;
 #[path = "plan/nodes.rs"]
 mod nodes;
 #[path = "plan/tensor.rs"]
