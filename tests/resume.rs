@@ -2,6 +2,8 @@
 
 #[path = "resume/blocks.rs"]
 mod blocks;
+#[path = "resume/compose.rs"]
+mod compose;
 #[path = "resume/grow.rs"]
 mod grow;
 #[path = "common/layouts.rs"]
