@@ -44,7 +44,7 @@ fn growth_of_a_sharded_checkpoint_is_that_of_the_merged_one_and_reads_like_what_
     let run = sharded(&site, &[]);
     let dir = run.folder.as_path();
     assert!(espalier(dir, &["ckpt", "merge", "run", "--out", "merged"]).status.success());
-    let to = ["--to", "layers=3,dim=40,heads=6,kv_heads=3,ffn_dim=80", "--seed", "11", "--check"];
+    let to = ["--to", "layers=3,dim=40,heads=8,kv_heads=4,ffn_dim=80", "--seed", "11", "--check"];
     let one = said(dir, &[&["run", "of-sharded"], &to[..]].concat());
     said(dir, &[&["merged", "of-merged"], &to[..]].concat());
     let name = "weights-r00000.safetensors";
@@ -55,7 +55,7 @@ fn growth_of_a_sharded_checkpoint_is_that_of_the_merged_one_and_reads_like_what_
     assert!(off <= 2e-5 * most && one["exact"] == true, "{one}");
 
     // What was saved and loaded is what a rank of tp 2 would have grown for itself.
-    let sizes = [("layers", 3), ("dim", 40), ("heads", 6), ("kv_heads", 3), ("ffn_dim", 80)];
+    let sizes = [("layers", 3), ("dim", 40), ("heads", 8), ("kv_heads", 4), ("ffn_dim", 80)];
     let checkpoint = Checkpoint::open(&run.checkpoint(6)).unwrap();
     let growth = growth(&grow(&sizes, Width::ZeroPad, Depth::Identity), &checkpoint.manifest().meta.model);
     let weights = checkpoint.weights(Values::Master);
