@@ -32,6 +32,8 @@ pub enum How {
     Sparse,
     /// Beside a teacher, but for the last update.
     Taught,
+    /// Half of the blocks of 16 of the matrices of blocks are stored.
+    Blocks,
 }
 
 impl Cell {
@@ -60,10 +62,12 @@ impl Cell {
             (true, How::Plain) => "llama-adamw",
             (true, How::Sparse) => "llama-adamw-sparse",
             (true, How::Taught) => "llama-adamw-taught",
+            (true, How::Blocks) => "llama-adamw-blocks",
             (false, How::Muon) => "gpt2-muon",
             (false, How::Plain) => "gpt2-sgd",
             (false, How::Sparse) => "gpt2-sgd-sparse",
             (false, How::Taught) => "gpt2-sgd-taught",
+            (false, How::Blocks) => "gpt2-sgd-blocks",
         };
         format!("{}x{shard}x{tp} zero{zero} micro{micro}{sums}{full}{rows} {model}", dp / shard)
     }
@@ -81,10 +85,12 @@ pub fn legal(ranks: usize) -> Vec<Cell> {
     let divisors = |n: usize| (1..=n).filter(move |d| n.is_multiple_of(*d));
     let mut cells = vec![];
     let both = [true, false];
-    let ways = [How::Plain, How::Muon, How::Sparse, How::Taught];
+    let ways = [How::Plain, How::Muon, How::Sparse, How::Taught, How::Blocks];
     for (llama, how) in both.into_iter().flat_map(|llama| ways.map(|how| (llama, how))) {
         let heads = if llama { HEADS[0] } else { HEADS[1] };
-        for tp in divisors(ranks).filter(|tp| heads.is_multiple_of(*tp)) {
+        // A quarter of the Llama's MLP is no multiple of a block.
+        let most = if llama && how == How::Blocks { 2 } else { ranks };
+        for tp in divisors(ranks).filter(|tp| heads.is_multiple_of(*tp) && *tp <= most) {
             let dp = ranks / tp;
             for shard in divisors(dp).filter(|s| *s > 1 || dp == 1) {
                 for (zero, micro) in (0..=3).flat_map(|zero| [(zero, 1), (zero, 4)]) {

@@ -137,6 +137,16 @@ fn model(cell: &Cell) -> ModelConfig {
     if cell.llama { llama() } else { gpt2() }
 }
 
+fn zeros(cell: &Cell) -> Option<Spdf> {
+    let (pattern, sparsity) = match cell.how {
+        How::Sparse => (Pattern::Unstructured, 0.75),
+        How::Blocks => (Pattern::Block(16), 0.5),
+        How::Plain | How::Muon | How::Taught => return None,
+    };
+    let matches = vec!["blocks.*.attn.?.weight".into(), "blocks.*.mlp.*.weight".into()];
+    Some(Spdf { matches, pattern, sparsity, seed: 5 })
+}
+
 fn setup(cell: &Cell) -> Setup {
     // With the usual ε, first updates of AdamW are lr · g / |g| and amplify the rounding of tiny gradients.
     let adamw =
@@ -148,6 +158,7 @@ fn setup(cell: &Cell) -> Setup {
     };
     let Cell { dp, tp, shard, zero, accumulate, recompute, sequence_parallel, .. } = *cell;
     Setup {
+        compact: zeros(cell).filter(|s| s.pattern.block().is_some()),
         kind,
         dp,
         tp,
@@ -163,10 +174,7 @@ fn setup(cell: &Cell) -> Setup {
 
 fn train(r: &mut Replica, cell: &Cell, batch: usize) -> Result<Trace> {
     let lr = if cell.llama || cell.how == How::Muon { 3e-4 } else { 0.1 };
-    if cell.how == How::Sparse {
-        let matches = vec!["blocks.*.attn.?.weight".into(), "blocks.*.mlp.*.weight".into()];
-        r.sparsify(Some(&Spdf { matches, pattern: Pattern::Unstructured, sparsity: 0.75, seed: 5 }))?;
-    }
+    r.sparsify(zeros(cell).as_ref())?;
     if cell.how == How::Taught {
         let segment = Segment { kind: Kind::Const, from: None, to: Some(0.5), length: Length::Rest };
         let salt = Salt {

@@ -66,22 +66,28 @@ fn a_run_in_blocks_becomes_a_dense_one_within_the_run() {
     assert!(bytes(&whole, STEPS) as f64 > 1.3 * bytes(&whole, 20) as f64);
 }
 
-/// A dense model grows, goes on in blocks of its larger network, and is taught by a third for a while.
+/// A model in blocks becomes whole and larger at once, and is taught by a third for a while. At the switch nothing is lost.
 #[test]
-fn a_model_grows_and_goes_on_in_blocks_with_a_teacher() {
+fn a_model_in_blocks_grows_and_goes_on_with_a_teacher() {
     let site = Site::in_memory();
     run(&site, "teacher", &sets(&[], &["model.layers=1", "phase.0.steps=2", "phase.1.steps=1"]));
-    let keys = [
-        "phase.0.steps=20",
-        "phase.1.steps=40",
-        "phase.1.grow={ to = { dim = 64, heads = 8, kv_heads = 4, ffn_dim = 128, layers = 3 } }",
-        &BLOCKS.replace("phase.0", "phase.1"),
-        "phase.1.salt={ teacher = \"ckpt:../teacher/run\", weight = [{ kind = \"const\", to = 0.5, steps = 25 }, \
-         { kind = \"const\", to = 0.0 }] }",
-    ];
-    let whole = goes_on(&site, &keys, "composed");
+    let before = ["model.dim=64", "phase.0.steps=20", "phase.1.steps=40", BLOCKS];
+    let salt = "phase.1.salt={ teacher = \"ckpt:../teacher/run\", weight = [{ kind = \"const\", to = 0.5, steps = 25 }, \
+                { kind = \"const\", to = 0.0 }] }";
+    let grow = "phase.1.grow={ to = { dim = 128, heads = 8, kv_heads = 4, ffn_dim = 128, layers = 3 } }";
+    let whole = goes_on(&site, &[&before[..], &[grow, salt]].concat(), "composed");
     let phases = rows(&whole, "phase");
-    let last = &phases[1];
-    assert_eq!((&last["grow"]["to"]["dim"], &last["spdf"]["compact"]), (&64.into(), &true.into()));
-    assert_eq!(last["salt"]["updates"], 25);
+    assert_eq!((&phases[0]["spdf"]["compact"], &phases[1]["spdf"]), (&true.into(), &Value::Null));
+    assert_eq!((&phases[1]["grow"]["to"]["dim"], &phases[1]["grow"]["exact"]), (&128.into(), &true.into()));
+    assert_eq!(phases[1]["salt"]["updates"], 25);
+    let small = run(&site, "ungrown", &sets(&["--ranks", "2"], &[&before[..], &[salt]].concat()));
+    let first = |run: &Run, term: &str| {
+        let step =
+            rows(run, "step").into_iter().find(|r| r["step"] == 21).expect("the first after the switch");
+        step["terms"][term].as_f64().expect("a term")
+    };
+    for term in ["ce", "kd"] {
+        let (large, small) = (first(&whole, term), first(&small, term));
+        assert!((large / small - 1.0).abs() < 1e-5, "{term}: {large} after growth, {small} without");
+    }
 }
