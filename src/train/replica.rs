@@ -124,6 +124,11 @@ impl Replica {
         self.masks = None;
         let Some(spdf) = spdf else { return Ok(0) };
         let masks = Masks::draw(&self.dev, self.mesh.world.as_ref(), &self.params, spdf)?;
+        if masks.about.compact {
+            // What is not stored need not be made zero.
+            self.masks = Some(masks);
+            return Ok(0);
+        }
         self.fence();
         self.flow.settle(&mut self.params)?;
         let cleared = masks.state(&self.dev, &mut self.params, &mut self.optim);
