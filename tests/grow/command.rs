@@ -222,3 +222,57 @@ fn what_cannot_be_is_refused_in_one_sentence_before_anything_is_written() {
         assert!(!dir.path().join("out").exists(), "{args:?}");
     }
 }
+
+const RUN: &str = r#"
+schema = 1
+[run]
+dir = "run"
+seq_len = 32
+global_batch = 4
+[model]
+preset = "llama-tiny"
+vocab = 257
+layers = 2
+dim = 32
+ffn_dim = 64
+[data]
+text = { path = "text" }
+[[phase]]
+name = "one"
+steps = 2
+lr = [{ kind = "const", to = 1e-3 }]
+[[phase]]
+name = "two"
+steps = 2
+lr = [{ kind = "const", to = 1e-3 }]
+grow = { to = { layers = 4, dim = 48, heads = 8, kv_heads = 4 } }
+[[phase]]
+name = "three"
+steps = 2
+lr = [{ kind = "const", to = 1e-3 }]
+grow = { to = { ffn_dim = 128 }, width = "tile", depth = "stack" }
+"#;
+
+/// Programs, memory and the resolved run file of a phase are those of a run that has its network from the start.
+#[test]
+fn a_grown_phase_is_rehearsed_with_its_own_network() {
+    use espalier::config::{OptimState, RunConfig};
+    use espalier::train::rehearsal::programs;
+    let config = RunConfig::parse(RUN, "run.toml", &[]).unwrap();
+    let resolved = RunConfig::parse(&config.resolved_toml(), "run.toml", &[]).unwrap();
+    assert_eq!(resolved.phases, config.phases);
+    let of = |c: &espalier::config::ModelConfig| (c.layers, c.dim, c.heads, c.ffn_dim);
+    let models: Vec<_> = (0..3).map(|i| of(config.model_of(i))).collect();
+    assert_eq!(models, [(2, 32, 4, 64), (4, 48, 8, 64), (4, 48, 8, 128)]);
+    let states: Vec<_> = config.phases.iter().map(|p| p.optimizer).collect();
+    assert_eq!(states, [OptimState::Keep, OptimState::Reset, OptimState::Reset]);
+    let (hashes, most) = programs(&config, 0, 2).unwrap();
+    for (i, hash) in hashes.iter().enumerate() {
+        let mut alone = RunConfig { model: config.model_of(i).clone(), ..config.clone() };
+        alone.phases.iter_mut().for_each(|p| p.grow = None);
+        let (plain, bytes) = programs(&alone, 0, 2).unwrap();
+        assert_eq!(plain[i], *hash, "phase {i}");
+        assert!(bytes <= most && (i < 2 || bytes == most), "phase {i}: {bytes} of {most}");
+    }
+    assert!(hashes[0] != hashes[1] && hashes[1] != hashes[2]);
+}
