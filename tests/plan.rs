@@ -485,7 +485,7 @@ fn the_page_has_every_part_in_few_lines_and_nothing_is_written() {
         "1: 1.00e-3        2: 1.00e-4",
         "memory of a rank, at its peak",
         "outside the arena",
-        "an update sends, per rank: dp 12.4 MiB, tp 0 B, world 80 B",
+        "an update sends, per rank: dp 12.4 MiB, tp 0 B, world 88 B",
         // 12 bytes for each parameter
         "checkpoint  36.8 MiB each",
     ] {
