@@ -257,6 +257,20 @@ impl GrowArgs {
     /// The run file of the source with the larger model: one that begins with it, or goes on.
     fn run_file(&self, text: &str, from: &Checkpoint, growth: &Growth, carry: bool) -> Result<RunConfig> {
         let mut config = RunConfig::parse(text, &from.path().join("run.toml").display().to_string(), &[])?;
+        // Growth that lies behind is in the model, and what is still to come would begin from another.
+        let meta = &from.manifest().meta;
+        let begun = (meta.phase + 1).min(config.phases.len());
+        let (behind, ahead) = config.phases.split_at_mut(begun);
+        if let Some(phase) = ahead.iter().find(|p| p.grow.is_some()) {
+            let problem = format!("its phase {:?} grows the model that this would replace", phase.name);
+            return Err(Error::checkpoint(from.path(), problem, "grow what comes after that phase"));
+        }
+        behind.iter_mut().for_each(|phase| phase.grow = None);
+        let sparse = behind.last().filter(|p| carry && p.spdf.is_some());
+        if let Some(phase) = sparse {
+            let problem = format!("phase {:?} keeps zeros, which growth undoes", phase.name);
+            return Err(Error::checkpoint(from.path(), problem, "leave --optimizer carry out"));
+        }
         config.model = growth.to.clone();
         if carry {
             config.run.dir = self.dest.clone();

@@ -130,6 +130,14 @@ impl RunConfig {
             let then = find(&old, &line.table, &line.key);
             let tokens = |v: &Option<String>| v.as_ref().and_then(|v| v.parse::<u64>().ok());
             let longer = line.table == last && line.key == "tokens" && tokens(&now) >= tokens(&then);
+            if now != then && longer && self.phases.last().is_some_and(|p| p.salt.is_some()) {
+                return Err(Error::config(
+                    &self.source_file,
+                    super::keys::join(&line.table, &line.key),
+                    "the teacher's share is laid out over the phase, so a longer one would have had another so far",
+                    "change it back, and add a phase or start a new run.dir with init = \"ckpt:PATH\"",
+                ));
+            }
             if now != then && longer && self.ends_in_megatrons_order() {
                 return Err(Error::config(
                     &self.source_file,

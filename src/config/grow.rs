@@ -132,6 +132,9 @@ pub(super) fn read(t: &Table, from: &ModelConfig, seed: u64) -> Read<PhaseGrow> 
     let seed = t.int("seed", 0..=i64::MAX as u64)?.unwrap_or(seed);
     let grow = Grow { to, width, depth, seed };
     let model = grow.target(from).map_err(|(key, problem, remedy)| sizes.error(key, problem, remedy))?;
+    if model == *from {
+        return Err(t.error("to", "the network has these sizes", "give a larger one, or leave `grow` out"));
+    }
     Ok(PhaseGrow { grow, model })
 }
 

@@ -78,7 +78,7 @@ pub(super) fn phases(
         // New weights have none either, and the rate is to be warmed up again.
         let optimizer = if freed || grow.is_some() { OptimState::Reset } else { OptimState::Keep };
         let eval = phase_eval(t, data, optim, default_eval)?;
-        let salt = t.opt_table("salt")?.map(|t| salt::read(&t, steps, eval.is_some())).transpose()?;
+        let salt = t.opt_table("salt")?.map(|t| salt::read(&t, steps, eval.as_ref())).transpose()?;
         let phase = PhaseConfig {
             name,
             steps,

@@ -3,7 +3,7 @@
 
 use super::read::weights_of;
 use super::read_phase::segment;
-use super::run::Init;
+use super::run::{EvalConfig, Every, Init};
 use super::schedule::Schedule;
 use super::table::Table;
 use super::write;
@@ -60,8 +60,8 @@ impl Salt {
     }
 }
 
-/// Of a phase that is evaluated, or not.
-pub(super) fn read(t: &Table, steps: u64, evaluated: bool) -> Result<Salt> {
+/// Of a phase of so many updates, and how it is evaluated.
+pub(super) fn read(t: &Table, steps: u64, eval: Option<&EvalConfig>) -> Result<Salt> {
     let Some(teacher) = weights_of(t, "teacher", WANTS_TEACHER)? else {
         return Err(t.missing("teacher", "teacher = \"ckpt:runs/small\""));
     };
@@ -92,9 +92,13 @@ pub(super) fn read(t: &Table, steps: u64, evaluated: bool) -> Result<Salt> {
     }
     let margin = t.float("margin", "a number from -10 to 10", |x| (-10.0..=10.0).contains(&x))?;
     let passed_by = match t.choice("until", UNTIL)? {
-        Some(true) if !evaluated => {
+        Some(true) if eval.is_none() => {
             let remedy = "give the phase an eval = { on = [..] }, or leave `until` out";
             return Err(t.error("until", "the phase is not evaluated, so nobody can tell", remedy));
+        }
+        Some(true) if eval.is_some_and(|e| matches!(e.every, Every::Minutes(_))) => {
+            let problem = "evaluations by the clock would make the run depend on it";
+            return Err(t.error("until", problem, "give eval.every like \"500 steps\""));
         }
         Some(true) => Some(margin.unwrap_or(0.0)),
         Some(false) | None if margin.is_some() => {

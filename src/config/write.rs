@@ -212,8 +212,10 @@ impl RunConfig {
         if let Some(s) = &p.salt {
             w.line("salt", salt::text(s));
         }
-        if p.eval != self.eval {
-            w.matters = false;
+        // Where an evaluation decides when the teacher goes, it changes the run.
+        let decides = p.salt.as_ref().is_some_and(|s| s.passed_by.is_some());
+        if p.eval != self.eval || decides {
+            w.matters = decides;
             w.line("eval", p.eval.as_ref().map_or("\"none\"".into(), eval));
         }
     }

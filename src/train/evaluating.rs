@@ -67,7 +67,13 @@ impl Rank<'_> {
         let Some(phase) = self.config.phases.get(index) else { return Ok(()) };
         let held = evaluate::held_out(self.domains, phase)?;
         self.position = Position { phase: index, ..here };
+        let taught = !self.numbers.passed_teacher;
         let made = self.evaluate(phase, &held)?;
+        if taught && self.numbers.passed_teacher {
+            // It will not be owed again.
+            self.position = here;
+            self.save(phase, false)?;
+        }
         if !made {
             self.event(OWED, "the evaluation was cut short again");
             return self.stop(phase);

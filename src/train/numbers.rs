@@ -1,7 +1,7 @@
 //! Whether an update goes wrong, by its loss and gradient norm and those of the updates before it. All ranks have the
 //! same numbers from the vote of the step, so all decide alike without another word.
 
-use crate::config::{NumericsConfig, OnFault};
+use crate::config::{NumericsConfig, OnFault, PhaseConfig};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -80,6 +80,11 @@ impl Numbers {
     pub fn begin_phase(&mut self) {
         self.recent.clear();
         self.passed_teacher = false;
+    }
+
+    /// ω of an update of a phase: none of a teacher who has gone.
+    pub fn teachers_share(&self, phase: &PhaseConfig, step: u64) -> f64 {
+        if self.passed_teacher { 0.0 } else { phase.teacher_at(step) }
     }
 
     /// As checkpoints note it; null if there is nothing to note.

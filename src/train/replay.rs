@@ -87,7 +87,11 @@ impl Rank<'_> {
         let text = serde_json::to_string_pretty(&record).expect("numbers and texts") + "\n";
         match saved.and_then(|_| checkpoint::replace(&file, text.as_bytes())) {
             Ok(()) => {
-                let how = format!("espalier train {} --replay {}", config.source_file, file.display());
+                // That one says of which step its teachers are.
+                let own = config.run.dir.join("run.toml");
+                let taught = config.phases.iter().any(|p| p.salt.is_some());
+                let run_file = if taught { own.display().to_string() } else { config.source_file.clone() };
+                let how = format!("espalier train {run_file} --replay {}", file.display());
                 self.event("replay", &how);
                 tracing::warn!("update {} can be looked at: {how}", update.step);
             }
@@ -136,7 +140,7 @@ pub fn replay(config: &RunConfig, launch: &Launch, file: &Path) -> Result<Replay
         open: false,
         ..config.parallel.clone()
     };
-    let config = &RunConfig { parallel, ..config.clone() };
+    let config = &super::teacher::pinned(&RunConfig { parallel, ..config.clone() })?;
     super::run::check(config, launch)?;
     let domains = corpora::open(config)?;
     let position = resume::check_resume(config, &domains, &checkpoint)?;
@@ -162,8 +166,11 @@ pub fn replay(config: &RunConfig, launch: &Launch, file: &Path) -> Result<Replay
     let batches = split.draw(&mut sampler, first)?;
 
     let (mut ballot, mut samples) = (Ballot::new(domains.len()), vec![]);
-    let terms =
-        Terms { scale: 1.0 / record.weight_sum, z: phase.z_loss, teacher: phase.teacher_at(phase_step) };
+    let terms = Terms {
+        scale: 1.0 / record.weight_sum,
+        z: phase.z_loss,
+        teacher: resume::numbers(&start)?.teachers_share(phase, phase_step),
+    };
     if let Some(salt) = phase.salt.as_ref().filter(|_| terms.teacher > 0.0) {
         r.teacher = Some(Teacher::load(&r, salt, phase.seq_len)?);
     }

@@ -12,7 +12,7 @@ use super::rehearsal;
 use super::replica::{Plan, Replica};
 use super::resume;
 use super::room;
-use super::sparse::blocks_fit;
+use super::sparse::{blocks_fit, zeros_fit};
 use super::step::{MicroBatch, Outcome, Update, step_unless};
 use super::vote::{Ballot, Vote};
 use super::{agreement, alike, corpora, council, fastest, teacher};
@@ -125,13 +125,7 @@ pub fn check(config: &RunConfig, launch: &Launch) -> Result<()> {
         let problem = "the first phase has no network before it to grow from";
         return refuse("phase.0.grow", problem, "begin with what `espalier grow` makes (run.init)");
     }
-    for (i, phase) in config.phases.iter().enumerate() {
-        let specs = Network::specs(config.model_of(i));
-        let shapes: Vec<_> = specs.iter().map(|s| (s.name.as_str(), s.rows, s.cols)).collect();
-        if let Some((key, problem, remedy)) = phase.spdf.as_ref().and_then(|s| s.problem(&shapes)) {
-            return refuse(&format!("phase.{i}.spdf.{key}"), &problem, &remedy);
-        }
-    }
+    zeros_fit(config)?;
     teacher::check(config)?;
     blocks_fit(config)?;
     // Those of smaller networks are among them.
@@ -321,7 +315,7 @@ impl Rank<'_> {
                 clip: config.optim.clip,
                 weight_sum: weight_sum.max(1e-300),
                 z_loss: phase.z_loss,
-                teacher: if self.numbers.passed_teacher { 0.0 } else { phase.teacher_at(i) },
+                teacher: self.numbers.teachers_share(phase, i),
             };
             self.end_teaching(phase);
             let ballot = self.say(&next.batches, self.domains.len())?;
@@ -359,7 +353,8 @@ impl Rank<'_> {
     /// What comes of an update that was made, or was not.
     fn judged(&mut self, phase: &PhaseConfig, update: &Update, outcome: &Outcome) -> Result<()> {
         let Some(fault) = &outcome.fault else {
-            self.numbers.made(&self.config.numerics, outcome.loss, outcome.grad_norm);
+            // What was judged: without the teacher, whose share may change.
+            self.numbers.made(&self.config.numerics, outcome.ce + outcome.z, outcome.grad_norm);
             return Ok(());
         };
         self.keep_for_replay(phase, update, outcome, &fault.what)?;

@@ -2,12 +2,22 @@
 
 use super::run::Rank;
 use crate::config::{ModelConfig, PhaseConfig, RunConfig, Spdf};
-use crate::device::{DType, Device};
 use crate::method::ledger;
 use crate::model::Network;
-use crate::params::Dp;
 use crate::{Error, Result};
 use serde_json::{Value, json};
+
+/// That the networks have the matrices that phases make sparse.
+pub fn zeros_fit(config: &RunConfig) -> Result<()> {
+    for (i, phase) in config.phases.iter().enumerate() {
+        let specs = Network::specs(config.model_of(i));
+        let shapes: Vec<_> = specs.iter().map(|s| (s.name.as_str(), s.rows, s.cols)).collect();
+        if let Some((key, problem, remedy)) = phase.spdf.as_ref().and_then(|s| s.problem(&shapes)) {
+            return Err(Error::config(&config.source_file, format!("phase.{i}.spdf.{key}"), problem, remedy));
+        }
+    }
+    Ok(())
+}
 
 /// That ranks of tp hold whole lines of the blocks that phases store.
 pub(super) fn blocks_fit(config: &RunConfig) -> Result<()> {
@@ -34,8 +44,8 @@ pub fn misfit(model: &ModelConfig, spdf: &Spdf) -> Option<String> {
 
 fn of_blocks(model: &ModelConfig, spdf: &Spdf, tp: usize) -> Option<String> {
     let block = spdf.pattern.block()?;
-    let (_, params) = Network::build(model, &Device::meta(), DType::F32, (0, 1), Dp::SOLO, 1);
-    let mut own = params.iter().map(|(_, p)| &p.spec).filter(|spec| spdf.covers(&spec.name));
+    let specs = Network::specs(model);
+    let mut own = specs.iter().filter(|spec| spdf.covers(&spec.name));
     own.find_map(|spec| spec.block_problem(block, tp))
 }
 

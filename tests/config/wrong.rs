@@ -130,10 +130,11 @@ const WRONG_SETS: &[(&str, &str, &str)] = &[
     ("phase.0.schedule=keep", "the first phase has none to keep", "\"new\""),
     ("phase.0.grow={ width = \"tile\" }", "phase.0.grow.to", "required"),
     (
-        "phase.0={ name = \"a\", steps = 2, lr = [{ kind = \"const\", to = 1e-3 }], grow = { to = { layers = 2 } }, spdf = { sparsity = 0.5 } }",
+        "phase.0={ name = \"a\", steps = 2, lr = [{ kind = \"const\", to = 1e-3 }], grow = { to = { layers = 3 } }, spdf = { sparsity = 0.5 } }",
         "phase.0.spdf",
         "undo what was grown",
     ),
+    ("phase.0.grow={ to = {} }", "the network has these sizes", "larger one"),
     ("phase.0.grow={ to = { dim = 32 } }", "phase.0.grow.to.dim: 32 is smaller", "or more"),
     ("phase.0.grow={ to = { depth = 3 } }", "phase.0.grow.to", "depth"),
     (

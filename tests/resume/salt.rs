@@ -106,6 +106,33 @@ fn a_student_that_passes_its_teacher_is_taught_no_more_and_a_resume_remembers_it
     assert!(shares(&again).iter().all(|taught| !taught));
 }
 
+/// The loss is that of teacher and targets, and moves with the share: what is looked for in it is looked for in the targets' alone.
+#[test]
+fn a_teacher_is_no_spike_and_a_replay_has_it_as_the_run_had() {
+    let site = Site::in_memory();
+    let short = ["--set", "phase.0.steps=20", "--set", "phase.1.steps=1"];
+    site.run("small", &[&SMALL[..], &short].concat()).finish();
+    let salt = "phase.0.salt={ teacher = \"ckpt:../small/run\", loss = \"rkl\", \
+                weight = [{ kind = \"const\", to = 0.667, frac = 0.5 }, { kind = \"const\", to = 0.0 }] }";
+    let looks = |sigma: &str| format!("numerics={{ spike = \"stop\", window = 5, sigma = {sigma} }}");
+    let calm = site.run("calm", &[&short[..], &["--set", salt, "--set", &looks("50.0")]].concat());
+    calm.finish();
+    // The first update after the window is one, with the teacher.
+    let stops = site.run("stops", &[&short[..], &["--set", salt, "--set", &looks("1e-6")]].concat());
+    let status = stops.start().wait();
+    assert_eq!(status.code(), Some(6), "{}", stops.stderr());
+    let said = stops.stderr();
+    let how = said.lines().find_map(|l| l.split_once("looked at: espalier ")).expect("how to look at it").1;
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_espalier"))
+        .args(how.split(' '))
+        .current_dir(&stops.folder)
+        .env_clear()
+        .output()
+        .expect("the program starts");
+    let found = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(found.contains("the same bits"), "{how}: {found}{}", String::from_utf8_lossy(&out.stderr));
+}
+
 #[test]
 fn a_teacher_that_does_not_fit_is_refused_before_anything_is_written() {
     let site = Site::in_memory();

@@ -176,7 +176,7 @@ pub(super) const PHASE: Table = Table {
             Takes::Words(|| words(read_phase::OPTIMIZER)),
             "\"keep\"",
             "What happens to its state at the start: stays, is reset, or only the first moments are (`keep_v`). Where zeros of \
-             the phase before are freed the default is \"reset\".",
+             the phase before are freed, or the phase grows, the default is \"reset\".",
         ),
         key(
             "schedule",
@@ -223,7 +223,7 @@ pub(super) const PHASE_SPDF: Table = Table {
     about: "Sparse pre-training (SPDF, arXiv 2303.10464): zeros are drawn once, by seed, name and place, whatever the \
             topology; these weights, their gradients and their moments are zero until a phase without them. Phases with the \
             same table have the same zeros. Storage and products stay dense, but for blocks: of these only the kept ones are \
-            stored, multiplied, sent and saved, and all phases must have the same table.",
+            stored, multiplied, sent and saved.",
     keys: &[
         may(
             "sparsity",

@@ -13,6 +13,7 @@ use crate::tensor::Tensor;
 use crate::train::corpora::Split;
 use crate::train::rehearsal::Rehearsal;
 use crate::train::run::Launch;
+use crate::train::sparse::zeros_fit;
 use crate::{Error, Result};
 use cost::Ranks;
 use serde::Serialize;
@@ -76,6 +77,8 @@ pub fn resolve(
     if !config.parallel.open || launch.ranks == 0 {
         return Ok((config.clone(), None));
     }
+    // What no layout can help, before any is tried.
+    zeros_fit(config)?;
     let setup = crate::comm::Setup::new(launch.deadline);
     if processes::joined().is_none() {
         let (parallel, choice) = choose(config, launch, room(launch, memory)?)?;
